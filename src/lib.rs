@@ -1,0 +1,10 @@
+//! majorityd: distributed locks over gRPC, by majority of independent Redis servers.
+
+pub mod ids;
+pub mod limits;
+pub mod lock;
+pub mod node;
+pub mod quorum;
+pub mod register;
+pub mod runtime;
+pub mod token;

@@ -1,0 +1,44 @@
+//! Every cap that is not a setting, and the default of every cap that is, each with the reason for its number.
+
+use std::time::Duration;
+
+/// Names of locks, queues and keys, in bytes: long enough for a path, short enough that a thousand fit in a batch.
+pub const NAME_BYTES_MAX: usize = 512;
+/// Owners, in bytes: room for a host name, a pod name and a thread.
+pub const OWNER_BYTES_MAX: usize = 512;
+/// Attributes of a lease, in entries: they are for people who look who holds a lock.
+pub const ATTRIBUTES_MAX: usize = 16;
+/// Attributes of a lease, keys and values together, in bytes: every accept of the lock carries them.
+pub const ATTRIBUTES_BYTES_MAX: usize = 4096;
+/// Nodes of a cluster: beyond seven, each round trip costs more than the redundancy is worth.
+pub const NODES_MAX: usize = 7;
+/// Default of the shortest TTL: below a second a pause of a garbage collector loses the lease.
+pub const TTL_MIN: Duration = Duration::from_secs(1);
+/// Default of the longest TTL: a crashed holder blocks its lock for this long.
+pub const TTL_MAX: Duration = Duration::from_secs(300);
+/// TTL of a lease whose caller named none.
+pub const TTL_DEFAULT: Duration = Duration::from_secs(30);
+/// The longest TTL that a configuration may allow: a day keeps all sums of milliseconds far below 2^53.
+pub const TTL_CEILING: Duration = Duration::from_secs(86_400);
+/// Default of the waiters that one daemon keeps for one name.
+pub const WAITERS_PER_NAME_MAX: usize = 4_096;
+/// Default of the waiters that one daemon keeps in all.
+pub const WAITERS_MAX: usize = 65_536;
+/// Operations in one batch: a node runs one batch at a time, and this many take it about a quarter of a millisecond.
+pub const BATCH_OPERATIONS_MAX: usize = 128;
+/// Bytes of operations in one batch, unless a single operation alone is larger.
+pub const BATCH_BYTES_MAX: usize = 1 << 20;
+/// Batches under way to one node: one being carried there, one being run, one on its way back.
+pub const BATCHES_IN_FLIGHT_MAX: usize = 3;
+/// Operations that may wait for one node; past this they are refused at once instead of growing old.
+pub const OPERATIONS_QUEUED_MAX: usize = 65_536;
+/// Changes of one key that one round applies together.
+pub const GROUP_MAX: usize = 128;
+/// Changes that may wait for one key in one daemon.
+pub const CHANGES_QUEUED_MAX: usize = 16_384;
+/// How many vids before its own a value remembers (the retry rule looks there).
+pub const RECENT_MAX: usize = 8;
+/// Entries that a list page has at most, and by default.
+pub const PAGE_SIZE_MAX: usize = 1_000;
+/// Entries of a list page when the caller names no size.
+pub const PAGE_SIZE_DEFAULT: usize = 100;

@@ -1,0 +1,49 @@
+//! How a call to [`super::Locks`] can fail. A variant per thing that a caller would handle differently.
+
+use crate::ids::LockName;
+use crate::register::RegisterError;
+
+/// Why a call failed, and what is certain then.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// The lease id does not hold the lock (any more): it was released, forced, taken over or passed to somebody else.
+    #[error("the lease on {name} is lost: it was released, or somebody else has had the lock since")]
+    LeaseLost {
+        /// Which lock.
+        name: LockName,
+    },
+    /// Too many wait already; nothing happened.
+    #[error("{waiting} callers wait for {name} at this daemon already; at most {max} may")]
+    TooManyWaiters {
+        /// Which lock, or all of them together (`None`) when the daemon's own limit is reached.
+        name: LockName,
+        /// How many wait.
+        waiting: usize,
+        /// How many may.
+        max: usize,
+    },
+    /// The daemon is stopping; nothing happened.
+    #[error("this daemon is shutting down")]
+    ShuttingDown,
+    /// The lock held by the token that was to be released by force is held by another token, or not held.
+    #[error("{name} is not held under fencing token {token}; the highest token known is {highest}")]
+    TokenNotHeld {
+        /// Which lock.
+        name: LockName,
+        /// The token given.
+        token: crate::token::Token,
+        /// The highest known.
+        highest: crate::token::Token,
+    },
+    /// No new lock may be granted until the longest TTL has passed since a recovery or a founding.
+    #[error("the cluster was founded or recovered {elapsed_ms} ms ago or less; locks are granted again when the longest TTL of {wait_ms} ms has passed")]
+    Recovering {
+        /// How long ago, at most as far as known, in milliseconds.
+        elapsed_ms: u64,
+        /// How long it takes, in milliseconds.
+        wait_ms: u64,
+    },
+    /// The register could not agree.
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+}

@@ -1,0 +1,189 @@
+//! The typed operations that a node runs, and their typed answers. [`super::batch`] turns them to and from MessagePack.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::ids::ProposerId;
+use crate::token::{Ballot, Token};
+
+/// The key of one register: a kind and a name. The node's scripts put the cluster's prefix before it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RegisterKey(Bytes);
+
+impl RegisterKey {
+    /// The register that holds the member list.
+    pub fn members() -> Self {
+        Self(Bytes::from_static(b"m:"))
+    }
+
+    /// The register of a kind ([`super::keyspace`]) and name.
+    pub fn new(kind: char, name: &str) -> Self {
+        debug_assert!(kind.is_ascii_lowercase());
+        Self(Bytes::from(format!("{kind}:{name}")))
+    }
+
+    /// As it travels.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for RegisterKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.0))
+    }
+}
+
+/// A name in a value for something that ages. It contains the ballot of the attempt that set it, so no other attempt,
+/// late or repeated, can be taken for it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Stamp {
+    /// The attempt that set it.
+    pub ballot: Ballot,
+    /// Tells the stamps of one attempt apart.
+    pub ordinal: u8,
+}
+
+impl Stamp {
+    /// Length of [`Stamp::to_bytes`].
+    pub const BYTES: usize = Ballot::BYTES + 1;
+
+    /// As it travels.
+    pub fn to_bytes(self) -> [u8; Self::BYTES] {
+        let mut bytes = [self.ordinal; Self::BYTES];
+        bytes[..Ballot::BYTES].copy_from_slice(&self.ballot.to_bytes());
+        bytes
+    }
+
+    /// Reads what [`Stamp::to_bytes`] wrote.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (ordinal, ballot) = bytes.split_last()?;
+        Some(Self { ballot: Ballot::from_bytes(ballot)?, ordinal: *ordinal })
+    }
+}
+
+/// One step that a node does or refuses as a whole.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Operation {
+    /// Answers [`Answer::Record`] and changes nothing.
+    Read {
+        /// Which register.
+        key: RegisterKey,
+    },
+    /// Promises to refuse lower ballots: [`Answer::Promised`], [`Answer::Held`] or [`Answer::Conflict`].
+    Prepare {
+        /// Which register.
+        key: RegisterKey,
+        /// The ballot to promise.
+        ballot: Ballot,
+        /// Where the record is guarded and not aged by this node's clock, show it and promise nothing.
+        soft: bool,
+    },
+    /// Stores a value: [`Answer::Accepted`] or [`Answer::Conflict`].
+    Accept(std::sync::Arc<Accept>),
+    /// Names of one kind's listed registers, in byte order: [`Answer::Names`]. A hint, as of this node alone.
+    List {
+        /// The kind ([`super::keyspace`]).
+        kind: char,
+        /// Only names that start so.
+        prefix: String,
+        /// Only names after this one; empty for all.
+        after: String,
+        /// At most so many.
+        limit: usize,
+    },
+    /// The founding's gift of a memory: [`Answer::Accepted`], or [`Answer::Conflict`] if the node's own list is not
+    /// the founding's, something has been promised on it since, or the node has a memory.
+    Found {
+        /// The founding, as vid of the member list and promise on it.
+        founding: Ballot,
+        /// The id that the list names for this node.
+        memory: u64,
+    },
+}
+
+/// The second phase of a round, the same for all nodes, so shared.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Accept {
+    /// Which register.
+    pub key: RegisterKey,
+    /// The ballot that carries the value.
+    pub ballot: Ballot,
+    /// The value, encoded.
+    pub value: Bytes,
+    /// The attempt that made the value; differs from `ballot` in a write-back.
+    pub vid: Ballot,
+    /// Vids of the values before it, latest first, at most [`crate::limits::RECENT_MAX`].
+    pub recent: Vec<Ballot>,
+    /// What ages in the value. The node keeps the times of those it knows.
+    pub stamps: Vec<Stamp>,
+    /// For how long after the first stamp a soft prepare is answered with the record; zero for never.
+    pub guard: Duration,
+    /// Whether the node's index of this kind has the name.
+    pub listed: bool,
+    /// Token of this proposer's next ballot, promised in the same step; [`Token::ZERO`] for none.
+    pub next: Token,
+    /// Whether those who watch for changes are told.
+    pub announce: bool,
+    /// Daemons to wake.
+    pub wake: Vec<ProposerId>,
+}
+
+/// What a node holds under one key.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// No lower ballot is taken.
+    pub promise: Ballot,
+    /// The ballot of the accepted value; [`Ballot::ZERO`] for a bare promise.
+    pub ballot: Ballot,
+    /// The accepted value; empty for a bare promise.
+    pub value: Bytes,
+    /// The attempt that made the value.
+    pub vid: Ballot,
+    /// Vids of the values before it, latest first.
+    pub recent: Vec<Ballot>,
+    /// For how long the node has held each stamp, by its own clock, rounded down to milliseconds. Zero where that
+    /// clock has gone back.
+    pub ages: Vec<(Stamp, Duration)>,
+    /// The value came by a merge and not from a round.
+    pub copied: bool,
+}
+
+/// What a node says to one operation.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// What is held; `None` for nothing at all.
+    Record(Option<Record>),
+    /// The promise was given; what was held before it.
+    Promised {
+        /// The record with the new promise in it. A bare promise where nothing was held.
+        record: Record,
+        /// The highest promise that the node ever forgot.
+        floor: Ballot,
+    },
+    /// A soft prepare met a guarded record: nothing was promised.
+    Held {
+        /// The record as it stays.
+        record: Record,
+    },
+    /// The node has promised a higher ballot: nothing was done.
+    Conflict {
+        /// What it has promised (or forgotten).
+        promise: Ballot,
+    },
+    /// Stored, now or by the same operation earlier.
+    Accepted,
+    /// Names in byte order.
+    Names(Vec<String>),
+    /// The ballot is more than a day ahead of the node's clock: nothing was done.
+    TooFarAhead,
+    /// The node takes no operations: it has no memory or is not a member yet. Nothing was done.
+    NotServing,
+    /// The script raised an error in this operation. Whether it was done is unknown.
+    Failed {
+        /// The server's words.
+        message: String,
+    },
+}

@@ -1,0 +1,3 @@
+//! Stub.
+pub mod error;
+pub use error::RegisterError;

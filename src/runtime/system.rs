@@ -1,0 +1,61 @@
+//! The real clock, randomness and tasks. The only file that may use them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+
+use super::{Clock, Entropy, Moment, Runtime, Spawn};
+
+/// Everything real, on the tokio runtime that this is called from.
+pub fn runtime() -> Runtime {
+    Runtime {
+        clock: Arc::new(SystemClock),
+        entropy: Arc::new(SystemEntropy),
+        spawner: Arc::new(TokioSpawn(tokio::runtime::Handle::current())),
+    }
+}
+
+struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Moment {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let seconds = u64::try_from(time.tv_sec).expect("the time since boot is not negative");
+        let nanos = u32::try_from(time.tv_nsec).expect("nanoseconds are below one second");
+        Moment::from_start(Duration::new(seconds, nanos))
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is where the real clock is read")]
+    fn wall_unix_ms(&self) -> u64 {
+        let elapsed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        elapsed.map_or(0, |elapsed| u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is where the real timer is set")]
+    fn sleep_until(&self, moment: Moment) -> BoxFuture<'static, ()> {
+        let length = moment.since(self.now());
+        Box::pin(async move {
+            if !length.is_zero() {
+                tokio::time::sleep(length).await;
+            }
+        })
+    }
+}
+
+struct SystemEntropy;
+
+impl Entropy for SystemEntropy {
+    #[expect(clippy::disallowed_methods, reason = "this is where real randomness is drawn")]
+    fn next_u64(&self) -> u64 {
+        getrandom::u64().expect("the operating system gives random numbers")
+    }
+}
+
+struct TokioSpawn(tokio::runtime::Handle);
+
+impl Spawn for TokioSpawn {
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        self.0.spawn(task);
+    }
+}

@@ -1,1 +1,37 @@
-//! Stub.
+//! Assembles the two scripts from `lua/`: constants, prelude, gate, operations, dispatch.
+//!
+//! Cluster, size and index are part of the text, so a digest that one server knows is no other cluster's or node's.
+
+use super::keyspace::FORMAT;
+use crate::ids::NodeIndex;
+
+use super::Identity;
+
+/// The script that runs batches.
+pub fn batch(identity: &Identity, index: NodeIndex) -> String {
+    let parts = [
+        include_str!("lua/prelude.lua"),
+        include_str!("lua/gate.lua"),
+        include_str!("lua/read.lua"),
+        include_str!("lua/prepare.lua"),
+        include_str!("lua/accept.lua"),
+        include_str!("lua/list.lua"),
+        include_str!("lua/found.lua"),
+        include_str!("lua/dispatch.lua"),
+    ];
+    constants(identity, index) + &parts.join("\n")
+}
+
+/// The script of the handshake.
+pub fn hello(identity: &Identity, index: NodeIndex) -> String {
+    constants(identity, index) + include_str!("lua/hello.lua")
+}
+
+fn constants(identity: &Identity, index: NodeIndex) -> String {
+    // The configuration allows a cluster only letters, digits and hyphens, so nothing in it can end the quotes.
+    debug_assert!(identity.cluster.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'));
+    format!(
+        "local CLUSTER, INDEX, NODES, FORMAT = '{}', {}, {}, {}\n",
+        identity.cluster, index.0, identity.nodes, FORMAT
+    )
+}

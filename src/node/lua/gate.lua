@@ -1,0 +1,40 @@
+-- Gate: before a batch may touch anything, the node record must be this cluster's and the batch must go by the node's
+-- own member list (protocol, section 2). The member list itself is not gated: it is how a daemon finds the right one.
+
+-- How the batch as a whole went.
+local BATCH_DONE, BATCH_NO_RECORD, BATCH_FOREIGN = 0, 1, 2
+
+local node
+do
+  local raw = redis.call('GET', NODE_KEY)
+  if not raw then
+    -- FLUSHALL since the handshake: the memory is gone with the record.
+    return cmsgpack.pack({ BATCH_NO_RECORD })
+  end
+  node = cmsgpack.unpack(raw)
+  if node[NODE_FORMAT] ~= FORMAT or node[NODE_CLUSTER] ~= CLUSTER or node[NODE_INDEX] ~= INDEX then
+    return cmsgpack.pack({ BATCH_FOREIGN })
+  end
+end
+
+local own_list = ''
+do
+  local record = load(MEMBERS)
+  if record then
+    own_list = record[VID]
+  end
+end
+
+-- nil lets the operation pass.
+local function gate(list, operation)
+  if operation[2] == MEMBERS or operation[1] == FOUND then
+    return nil
+  end
+  -- A list that was never agreed on (vid '') opens nothing.
+  if own_list == '' or list ~= own_list then
+    return GATED
+  end
+  if node[NODE_MEMORY] == '' then
+    return NOT_SERVING
+  end
+end

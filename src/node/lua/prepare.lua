@@ -1,0 +1,35 @@
+-- prepare {PREPARE, key, token, proposer, soft}: promise to refuse lower ballots (protocol, section 1).
+-- Answers {PROMISED, raw record, floor}, {HELD, raw record} if soft and guarded, {CONFLICT, token, proposer},
+-- or TOO_FAR_AHEAD. The node's clock decides whether a guard has aged. A repeat of the same ballot is promised again.
+local function prepare(operation)
+  local key, token, proposer, soft = operation[2], operation[3], operation[4], operation[5]
+  if too_far_ahead(token) then
+    return TOO_FAR_AHEAD
+  end
+  local record, raw = load(key)
+  local _, _, forgotten = floor()
+  if not record then
+    if under_floor(key, token) then
+      local forgotten_token, forgotten_proposer = floor()
+      return { CONFLICT, forgotten_token, forgotten_proposer }
+    end
+    record = { token, proposer, 0, NO_PROPOSER, '', '', '', {}, 0, 0, 0 }
+    return { PROMISED, store(key, record), forgotten }
+  end
+  if soft == 1 and record[GUARD_MS] > 0 then
+    -- <= because a lease of exactly its length is not aged yet: aged means longer.
+    if now_us - record[STAMPS][2] <= record[GUARD_MS] * 1000 then
+      return { HELD, raw }
+    end
+  end
+  local promised = record[PROMISE_TOKEN]
+  -- By token alone, so that two daemons with one token never both get a quorum of promises: tokens order grants.
+  if token > promised then
+    record[PROMISE_TOKEN], record[PROMISE_PROPOSER] = token, proposer
+    return { PROMISED, store(key, record), forgotten }
+  end
+  if token == promised and proposer == record[PROMISE_PROPOSER] then
+    return { PROMISED, raw, forgotten }
+  end
+  return { CONFLICT, promised, record[PROMISE_PROPOSER] }
+end

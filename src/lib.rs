@@ -1,8 +1,10 @@
 //! majorityd: distributed locks over gRPC, by majority of independent Redis servers.
 
+pub mod driver;
 pub mod ids;
 pub mod limits;
 pub mod lock;
+pub mod members;
 pub mod node;
 pub mod quorum;
 pub mod register;

@@ -1,3 +1,107 @@
-//! Stub.
+//! A register: what q of N nodes agree on under one key, changed by pure functions. CASPaxos (Rystsov,
+//! arXiv 1802.07000), with what time and lost memories ask for on top.
+//!
+//! ```text
+//!            warm: one round trip                     cold: two
+//!  change ──► f(own last value) ─► accept(next) ─► done
+//!                                                 ▲
+//!  change ──► prepare(b) ─► q promises ─► f(highest value, ages) ─► accept(b) ─► q accepted ─► done
+//!                 ▲                                                     │
+//!                 └────────── conflict: back off, raise the token ◄─────┘
+//! ```
+//!
+//! * [`proposer`]: the machine of one round of changes, with the retry rule. Pure.
+//! * [`reader`]: when a value counts as committed without a write. Pure.
+//! * [`age`]: when a stamp is aged. Pure.
+//! * [`registers`]: the line of changes per key and the warm promises. Asynchronous.
+//!
+//! What a value means is not known here: a [`Kind`] brings its own pure `apply`.
+
+pub mod age;
 pub mod error;
+pub mod proposer;
+pub mod reader;
+pub mod registers;
+
+#[cfg(test)]
+mod proposer_tests;
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+pub use age::Ages;
 pub use error::RegisterError;
+pub use registers::{Committed, Observed, Registers};
+
+use crate::ids::ProposerId;
+use crate::node::operation::Stamp;
+use crate::token::Ballot;
+
+/// One kind of register: a lock, a key, a queue's item.
+pub trait Kind: Send + Sync + 'static {
+    /// The letter of its keys ([`crate::node::keyspace`]).
+    const LETTER: char;
+    /// What a register holds. The default is "absent".
+    type Value: Clone + Default + Debug + PartialEq + Send + Sync;
+    /// A pure function on the value, as data.
+    type Change: Clone + Debug + Send + Sync;
+    /// What a change answers.
+    type Answer: Clone + Debug + Send;
+
+    /// As the value is stored.
+    fn encode(value: &Self::Value) -> Bytes;
+
+    /// Reads what [`Kind::encode`] wrote.
+    ///
+    /// # Errors
+    /// What is wrong with it, for people.
+    fn decode(bytes: &[u8]) -> Result<Self::Value, String>;
+
+    /// The change itself. Must depend on nothing but its arguments.
+    fn apply(change: &Self::Change, old: &Self::Value, attempt: &Attempt<'_>) -> Verdict<Self::Value, Self::Answer>;
+
+    /// Whether the change is but a glance: it mostly changes nothing, and a guarded record need not be promised for it.
+    fn is_glance(change: &Self::Change) -> bool;
+
+    /// What ages in the value, and after how long. The first is the guard's, if the value has a guard.
+    fn stamps(value: &Self::Value) -> Vec<(Stamp, Duration)>;
+
+    /// Whether the first stamp guards the value: until it has aged, glances are answered with the record.
+    fn is_guarded(value: &Self::Value) -> bool;
+
+    /// Whether the node's index has the name.
+    fn is_listed(value: &Self::Value) -> bool;
+
+    /// Who is to be woken by this step, and whether watchers are told.
+    fn publish(old: &Self::Value, new: &Self::Value) -> Publish;
+}
+
+/// What an accept publishes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Publish {
+    /// Watchers are told.
+    pub announce: bool,
+    /// Daemons that are woken.
+    pub wake: Vec<ProposerId>,
+}
+
+/// What a change may know of the attempt that it is applied in.
+pub struct Attempt<'a> {
+    /// The attempt's ballot. Its token is the one new fencing token that the round may hand out.
+    pub ballot: Ballot,
+    /// For how long stamps have been held.
+    pub ages: &'a Ages,
+}
+
+/// What a change makes of a value.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict<V, A> {
+    /// It changes nothing.
+    Unchanged(A),
+    /// It makes a new value.
+    Changed(V, A),
+    /// It can't be done in this round (the round's token is used up): once more in the next.
+    Deferred,
+}

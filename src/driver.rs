@@ -1,0 +1,407 @@
+//! The one asynchronous loop: feeds a protocol [`Machine`], fans its operations out to the nodes, keeps the deadline.
+//!
+//! It alone knows about futures, cancellation and late answers. A late answer names its round and is counted there or
+//! nowhere. All answers of a round are given under one member list: where a node goes by another one, the loop waits
+//! for the membership task to read or repair the list, and sends the same operation, same ballot, to all again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use event_listener::EventListener;
+use futures::channel::mpsc;
+use futures::future::{self, BoxFuture, Either};
+use futures::{FutureExt, StreamExt};
+
+use crate::ids::{MemoryId, NodeIndex, ProposerId};
+use crate::members::{View, Views};
+use crate::node::batch::{Batcher, Delivery, Encoded, Reply};
+use crate::node::operation::{Answer, Operation};
+use crate::node::{Node, NodeState};
+use crate::quorum::ClusterSize;
+use crate::runtime::{Moment, Runtime};
+use crate::token::{Ballot, Token, TokenClock};
+
+/// How long a round waits for answers before it counts the silent nodes out. Nodes that are known to be gone answer at
+/// once; this is for those that are not.
+const ROUND_TIMEOUT: Duration = Duration::from_millis(1_500);
+
+/// What one node's word in a round comes to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Word {
+    /// An answer that counts.
+    Answer(Answer),
+    /// Certainly not done there.
+    Refused,
+    /// Nobody knows whether it was done there.
+    Lost,
+}
+
+/// What a machine wants next.
+#[derive(Debug)]
+pub enum Action<O> {
+    /// Send this to all members; words of earlier rounds no longer matter.
+    Send(Operation),
+    /// Wait for more words, at most so long if a length is given.
+    Wait(Option<Duration>),
+    /// Rest, then call [`Machine::on_wake`]. Words that come meanwhile no longer matter.
+    Rest(Duration),
+    /// Done.
+    Done(O),
+}
+
+/// What a machine may use of the world: plain values and two sources of numbers.
+pub struct Context<'a> {
+    /// Now.
+    pub now: Moment,
+    /// Makes tokens above all seen.
+    pub tokens: &'a dyn Fn() -> Token,
+    /// Draws from `[0, most]`.
+    pub jitter: &'a dyn Fn(Duration) -> Duration,
+}
+
+/// A protocol machine: input, state, effects. No clock, no randomness, no network of its own.
+pub trait Machine: Send {
+    /// What it ends with.
+    type Outcome: Send;
+
+    /// The first action.
+    fn start(&mut self, context: &Context<'_>) -> Action<Self::Outcome>;
+
+    /// One node's word in the latest round, once per node.
+    fn on_word(&mut self, node: NodeIndex, word: Word, context: &Context<'_>) -> Action<Self::Outcome>;
+
+    /// The rest, or the wait with a length, is over.
+    fn on_wake(&mut self, context: &Context<'_>) -> Action<Self::Outcome>;
+
+    /// The latest operation is sent again, under another list: words start anew.
+    fn on_resend(&mut self);
+
+    /// The deadline has passed: what is certain?
+    fn give_up(&mut self) -> Self::Outcome;
+}
+
+/// The nodes of one cluster, as one daemon reaches them.
+pub struct Cluster {
+    /// N and q.
+    pub size: ClusterSize,
+    /// The list to go by.
+    pub views: Views,
+    /// The runtime under it.
+    pub runtime: Runtime,
+    /// This daemon's tokens.
+    pub tokens: TokenClock,
+    /// This run of this daemon.
+    pub proposer: ProposerId,
+    batchers: Vec<Batcher>,
+}
+
+impl Cluster {
+    /// Puts the nodes, in the order of their indexes, under one roof.
+    pub fn new(size: ClusterSize, nodes: Vec<Arc<dyn Node>>, proposer: ProposerId, runtime: Runtime) -> Self {
+        assert_eq!(nodes.len(), size.nodes(), "one node per index");
+        assert!(nodes.iter().zip(size.indexes()).all(|(node, index)| node.index() == index), "in order");
+        let batchers = nodes.into_iter().map(|node| Batcher::new(node, &runtime)).collect();
+        Self { size, views: Views::default(), runtime, tokens: TokenClock::default(), proposer, batchers }
+    }
+
+    /// The queues of the nodes, in order.
+    pub fn batchers(&self) -> &[Batcher] {
+        &self.batchers
+    }
+
+    /// A ballot above all that this daemon has made or seen.
+    pub fn next_ballot(&self) -> Ballot {
+        let token = self.tokens.next(self.runtime.clock.wall_unix_ms());
+        Ballot { token, proposer: self.proposer }
+    }
+
+    /// Members that are connected with the memory that the list names, as last seen.
+    pub fn reachable(&self) -> usize {
+        let Some(view) = self.views.current() else { return 0 };
+        self.size.indexes().filter(|node| self.is_reachable(&view, *node)).count()
+    }
+
+    fn is_reachable(&self, view: &View, node: NodeIndex) -> bool {
+        match self.batchers[usize::from(node.0)].node().state() {
+            NodeState::Ready(welcome) => view.counts(node, welcome.memory),
+            NodeState::Unreachable(_) | NodeState::Refused(_) => false,
+        }
+    }
+
+    /// What is wrong with each node that can't be counted on, for people.
+    pub fn complaint(&self) -> String {
+        let view = self.views.current();
+        let complaints = self.batchers.iter().filter_map(|batcher| {
+            let node = batcher.node();
+            let words = match (node.state(), &view) {
+                (NodeState::Unreachable(reason), _) => reason.to_string(),
+                (NodeState::Refused(refusal), _) => format!("refused: {refusal}"),
+                (NodeState::Ready(_), None) => "the member list has not been read yet".to_owned(),
+                (NodeState::Ready(welcome), Some(view)) if !view.counts(node.index(), welcome.memory) => {
+                    "it lost its memory (a restart?) and does not count until it has rejoined".to_owned()
+                }
+                (NodeState::Ready(_), Some(_)) => return None,
+            };
+            Some(format!("node {} at {}: {words}", node.index(), node.address()))
+        });
+        let complaints: Vec<_> = complaints.collect();
+        if complaints.is_empty() { "members answer too slowly".to_owned() } else { complaints.join("; ") }
+    }
+
+    /// Sends one ungated operation to all nodes and waits for all to answer or fail. Nodes that fail are left out.
+    pub async fn ask_all(&self, operation: &Operation) -> Vec<(NodeIndex, Option<MemoryId>, Answer)> {
+        let encoded = operation.encode();
+        self.ask(self.size.indexes().map(|node| (node, encoded.clone()))).await
+    }
+
+    /// The same with an operation for each node.
+    pub async fn ask(
+        &self,
+        operations: impl Iterator<Item = (NodeIndex, Encoded)>,
+    ) -> Vec<(NodeIndex, Option<MemoryId>, Answer)> {
+        let (sender, mut replies) = mpsc::unbounded();
+        let list = self.views.current().map_or(Ballot::ZERO, |view| view.vid);
+        let mut outstanding = 0;
+        for (node, operation) in operations {
+            outstanding += 1;
+            self.batchers[usize::from(node.0)].submit(list, operation, 0, &sender);
+        }
+        drop(sender);
+        let mut timer = self.runtime.clock.sleep_until(self.runtime.clock.now() + ROUND_TIMEOUT);
+        let mut answers = Vec::with_capacity(outstanding);
+        while let Either::Left((Some(reply), _)) = future::select(replies.next(), &mut timer).await {
+            if let Delivery::Answered { memory, answer } = reply.delivery {
+                self.observe(&answer);
+                answers.push((reply.node, memory, answer));
+            }
+        }
+        answers.sort_by_key(|(node, ..)| *node);
+        answers
+    }
+
+    /// Takes note of the tokens in an answer.
+    fn observe(&self, answer: &Answer) {
+        match answer {
+            Answer::Record(Some(record)) | Answer::Held { record } => self.tokens.observe(record.promise.token),
+            Answer::Promised { record, floor } => {
+                self.tokens.observe(record.promise.token.max(floor.token));
+            }
+            Answer::Conflict { promise } => self.tokens.observe(promise.token),
+            Answer::Record(None)
+            | Answer::Accepted
+            | Answer::Names(_)
+            | Answer::TooFarAhead
+            | Answer::NotServing
+            | Answer::Failed { .. } => {}
+        }
+    }
+}
+
+/// Runs a machine to its end, at the latest until `deadline`.
+pub async fn drive<M: Machine>(cluster: &Cluster, machine: &mut M, deadline: Moment) -> M::Outcome {
+    Drive::new(cluster, deadline).run(machine).await
+}
+
+/// One run of one machine.
+struct Drive<'a> {
+    cluster: &'a Cluster,
+    deadline: Moment,
+    sender: mpsc::UnboundedSender<Reply>,
+    replies: mpsc::UnboundedReceiver<Reply>,
+    round: Round,
+    /// When the machine is to be woken, and whether that ends a round.
+    alarm: Option<(Moment, Alarm)>,
+}
+
+/// What the alarm is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Alarm {
+    /// The machine asked.
+    Machine,
+    /// Silent nodes are counted out.
+    Round,
+}
+
+/// The latest operation and who has had a word on it.
+struct Round {
+    number: u32,
+    operation: Option<Encoded>,
+    view: Option<Arc<View>>,
+    /// Nodes whose word is still out, by bit.
+    outstanding: u8,
+    /// Some node goes by another list; completes when that may have changed.
+    gated: Option<EventListener>,
+}
+
+enum Input {
+    Reply(Reply),
+    Refreshed,
+    Alarm,
+    Deadline,
+}
+
+impl<'a> Drive<'a> {
+    fn new(cluster: &'a Cluster, deadline: Moment) -> Self {
+        let (sender, replies) = mpsc::unbounded();
+        let round = Round { number: 0, operation: None, view: None, outstanding: 0, gated: None };
+        Self { cluster, deadline, sender, replies, round, alarm: None }
+    }
+
+    async fn run<M: Machine>(mut self, machine: &mut M) -> M::Outcome {
+        let mut action = self.with_context(|context| machine.start(context));
+        loop {
+            match action {
+                Action::Done(outcome) => return outcome,
+                Action::Send(operation) => {
+                    self.round.operation = Some(operation.encode());
+                    self.send();
+                }
+                Action::Wait(length) => {
+                    if let Some(length) = length {
+                        self.alarm = Some((self.now() + length, Alarm::Machine));
+                    }
+                }
+                Action::Rest(length) => {
+                    self.round.number += 1;
+                    self.round.outstanding = 0;
+                    self.round.gated = None;
+                    self.alarm = Some((self.now() + length, Alarm::Machine));
+                }
+            }
+            action = match self.next_input().await {
+                Input::Deadline => return machine.give_up(),
+                Input::Refreshed => {
+                    machine.on_resend();
+                    self.send();
+                    Action::Wait(None)
+                }
+                Input::Alarm => self.on_alarm(machine),
+                Input::Reply(reply) => self.on_reply(machine, reply),
+            };
+        }
+    }
+
+    fn now(&self) -> Moment {
+        self.cluster.runtime.clock.now()
+    }
+
+    fn with_context<T>(&self, call: impl FnOnce(&Context<'_>) -> T) -> T {
+        let runtime = &self.cluster.runtime;
+        call(&Context {
+            now: runtime.clock.now(),
+            tokens: &|| self.cluster.tokens.next(runtime.clock.wall_unix_ms()),
+            jitter: &|most| runtime.entropy.jitter(most),
+        })
+    }
+
+    /// Sends the latest operation to all members, as a new round.
+    fn send(&mut self) {
+        self.round.number += 1;
+        self.round.gated = None;
+        self.round.view = self.cluster.views.current();
+        self.round.outstanding = 0;
+        self.alarm = Some((self.now() + ROUND_TIMEOUT, Alarm::Round));
+        let operation = self.round.operation.as_ref().expect("an operation is set before it is sent");
+        for batcher in self.cluster.batchers() {
+            let node = batcher.node().index();
+            self.round.outstanding |= 1 << node.0;
+            match &self.round.view {
+                Some(view) if view.list.entry(node).is_some_and(|e| e.state == crate::members::State::Member) => {
+                    batcher.submit(view.vid, operation.clone(), self.round.number, &self.sender);
+                }
+                Some(_) | None => {
+                    let delivery = Delivery::Unsent("not a member".into());
+                    let reply = Reply { node, round: self.round.number, delivery };
+                    self.sender.unbounded_send(reply).expect("this loop holds the receiver");
+                }
+            }
+        }
+    }
+
+    /// Waits for the first of: a reply of this round, news about the list, the alarm, the deadline.
+    async fn next_input(&mut self) -> Input {
+        let wake_at = self.alarm.map_or(self.deadline, |(at, _)| at.min(self.deadline));
+        let mut timer = self.cluster.runtime.clock.sleep_until(wake_at);
+        let mut refreshed: BoxFuture<'_, ()> = match &mut self.round.gated {
+            Some(listener) => listener.boxed(),
+            None => future::pending().boxed(),
+        };
+        loop {
+            futures::select_biased! {
+                reply = self.replies.next() => {
+                    let reply = reply.expect("this loop holds a sender");
+                    if reply.round == self.round.number && self.round.outstanding & (1 << reply.node.0) != 0 {
+                        return Input::Reply(reply);
+                    }
+                    if let Delivery::Answered { answer, .. } = &reply.delivery {
+                        self.cluster.observe(answer);
+                    }
+                }
+                () = (&mut refreshed).fuse() => return Input::Refreshed,
+                () = (&mut timer).fuse() => {
+                    return if wake_at >= self.deadline { Input::Deadline } else { Input::Alarm };
+                }
+            }
+        }
+    }
+
+    fn on_alarm<M: Machine>(&mut self, machine: &mut M) -> Action<M::Outcome> {
+        let Some((_, alarm)) = self.alarm.take() else { return Action::Wait(None) };
+        if alarm == Alarm::Machine {
+            return self.with_context(|context| machine.on_wake(context));
+        }
+        // The silent are counted out one by one, until the machine has heard enough.
+        while self.round.outstanding != 0 {
+            let node = NodeIndex(self.round.outstanding.trailing_zeros() as u8);
+            self.round.outstanding &= !(1 << node.0);
+            match self.with_context(|context| machine.on_word(node, Word::Lost, context)) {
+                Action::Wait(_) => {}
+                action => return action,
+            }
+        }
+        Action::Wait(None)
+    }
+
+    fn on_reply<M: Machine>(&mut self, machine: &mut M, reply: Reply) -> Action<M::Outcome> {
+        let word = match reply.delivery {
+            Delivery::Answered { memory, answer } => {
+                self.cluster.observe(&answer);
+                let counts = self.round.view.as_ref().is_some_and(|view| view.counts(reply.node, memory));
+                match answer {
+                    Answer::NotServing => {
+                        self.cluster.views.want();
+                        Word::Refused
+                    }
+                    Answer::Failed { message } => {
+                        tracing::warn!(node = %reply.node, message, "an operation failed in the script");
+                        Word::Lost
+                    }
+                    answer if counts => Word::Answer(answer),
+                    // Done there, but by a memory that does not count: to this round nobody knows.
+                    _ => {
+                        self.cluster.views.want();
+                        Word::Lost
+                    }
+                }
+            }
+            Delivery::Gated { .. } => {
+                // Its word stays out: the round is sent again when the list has been read or the node repaired.
+                if self.round.gated.is_none() {
+                    self.round.gated = Some(self.cluster.views.refreshed());
+                }
+                self.cluster.views.want();
+                // The list may have been read between the sending and now.
+                let current = self.cluster.views.current();
+                if current.as_ref().map(|view| view.vid) != self.round.view.as_ref().map(|view| view.vid) {
+                    machine.on_resend();
+                    self.send();
+                }
+                return Action::Wait(None);
+            }
+            Delivery::Unsent(_) => Word::Refused,
+            Delivery::Lost(_) => Word::Lost,
+        };
+        self.round.outstanding &= !(1 << reply.node.0);
+        self.with_context(|context| machine.on_word(reply.node, word, context))
+    }
+}

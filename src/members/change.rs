@@ -1,0 +1,275 @@
+//! What answers about the member list amount to, and what may become of the list. Pure.
+//!
+//! The list counts by itself: of all answers the value with the highest ballot says whose answers count. That is sound
+//! because N and q never change and only one entry changes at a time: q that count by one list meet q that count by the
+//! next.
+
+use crate::ids::{MemoryId, NodeIndex};
+use crate::node::operation::{Record, Stamp};
+use crate::quorum::ClusterSize;
+use crate::token::Ballot;
+
+use super::{Entry, MemberList, State};
+
+/// One node's answer about the list.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answered {
+    /// Who answered.
+    pub node: NodeIndex,
+    /// Out of which memory.
+    pub memory: Option<MemoryId>,
+    /// What it holds.
+    pub record: Option<Record>,
+}
+
+impl Answered {
+    fn ballot(&self) -> Ballot {
+        self.record.as_ref().map_or(Ballot::ZERO, |record| record.ballot)
+    }
+}
+
+/// What answers about the list amount to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Judgement {
+    /// No list anywhere among the answers.
+    Absent {
+        /// All N answered, none has a memory: this is a new cluster.
+        new_cluster: bool,
+    },
+    /// q answers that count have one and the same ballot, and none is higher.
+    Committed {
+        /// The record that they hold.
+        record: Record,
+        /// The list in it.
+        list: MemberList,
+        /// Who answered with something older.
+        behind: Vec<NodeIndex>,
+        /// q members that hold the recovery's stamp all say that it has aged by the longest TTL, or there is none.
+        recovered: bool,
+    },
+    /// A list is there that may or may not be agreed on; q answers count by it, so it can be finished.
+    Unfinished {
+        /// The highest record.
+        record: Record,
+        /// The list in it.
+        list: MemberList,
+    },
+    /// Fewer than q answers count by the highest list.
+    TooFew {
+        /// The highest record.
+        record: Record,
+        /// The list in it.
+        list: MemberList,
+        /// How many count.
+        counted: usize,
+        /// A founding that was never confirmed, and all N answered: it may be started over.
+        founding_stuck: bool,
+    },
+    /// The highest list can't be read.
+    Unreadable(String),
+}
+
+/// Judges the answers of one round of reads or promises.
+pub fn judge(answers: &[Answered], size: ClusterSize) -> Judgement {
+    let highest = answers.iter().max_by_key(|answer| answer.ballot()).filter(|a| a.ballot() != Ballot::ZERO);
+    let all = answers.len() == size.nodes();
+    let Some(record) = highest.and_then(|answer| answer.record.clone()) else {
+        return Judgement::Absent { new_cluster: all && answers.iter().all(|answer| answer.memory.is_none()) };
+    };
+    let list = match MemberList::decode(&record.value) {
+        Ok(list) if list.entries.len() == size.nodes() => list,
+        Ok(list) => return Judgement::Unreadable(format!("it has {} nodes", list.entries.len())),
+        Err(error) => return Judgement::Unreadable(error),
+    };
+    let counting: Vec<_> = answers.iter().filter(|a| list.counts(a.node, a.memory)).collect();
+    if counting.len() < size.quorum() {
+        let founding_stuck = all && list.founding;
+        return Judgement::TooFew { counted: counting.len(), founding_stuck, record, list };
+    }
+    let agreed = counting
+        .iter()
+        .filter(|a| a.ballot() == record.ballot && a.record.as_ref().is_some_and(|record| !record.copied));
+    if agreed.count() < size.quorum() {
+        return Judgement::Unfinished { record, list };
+    }
+    let behind = answers.iter().filter(|a| a.ballot() < record.ballot).map(|a| a.node).collect();
+    let recovered = list.recovery.is_none_or(|stamp| {
+        let aged = counting.iter().filter(|a| age_of(a, stamp).is_some_and(|age| age > list.ttl_max()));
+        aged.count() >= size.quorum()
+    });
+    Judgement::Committed { record, list, behind, recovered }
+}
+
+fn age_of(answer: &Answered, stamp: Stamp) -> Option<std::time::Duration> {
+    let record = answer.record.as_ref()?;
+    record.ages.iter().find(|(name, _)| *name == stamp).map(|(_, age)| *age)
+}
+
+/// What a daemon wants of the list. Each applies only to what it was meant for, so a repeat is harmless.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MemberChange {
+    /// The founding is confirmed: q members have their memory.
+    ConfirmFounding,
+    /// A member answered without its listed memory.
+    Rejoin {
+        /// Which node.
+        node: NodeIndex,
+        /// The memory that it has lost.
+        lost: MemoryId,
+        /// The memory that it will get.
+        fresh: MemoryId,
+    },
+    /// A daemon may grant longer leases than the list knows of.
+    RaiseTtl {
+        /// The longest, in milliseconds.
+        ttl_max_ms: u64,
+    },
+}
+
+impl MemberChange {
+    /// The new list; `None` where there is nothing to do (any more).
+    pub fn apply(&self, old: &MemberList) -> Option<MemberList> {
+        let mut list = old.clone();
+        match self {
+            MemberChange::ConfirmFounding => list.founding = false,
+            MemberChange::Rejoin { node, lost, fresh } => {
+                let entry = list.entries.get_mut(usize::from(node.0))?;
+                if *entry == (Entry { state: State::Member, memory: *lost }) {
+                    *entry = Entry { state: State::Joining, memory: *fresh };
+                }
+            }
+            MemberChange::RaiseTtl { ttl_max_ms } => list.ttl_max_ms = list.ttl_max_ms.max(*ttl_max_ms),
+        }
+        (list != *old).then_some(list)
+    }
+}
+
+/// The first list of a new cluster, or of a founding that is started over: whoever has a memory of the stuck founding
+/// keeps it, the others are to get a fresh one.
+pub fn founding_list(fresh: Vec<MemoryId>, kept: Option<(&MemberList, &[Answered])>, ttl_max_ms: u64, recovery: Option<Stamp>) -> MemberList {
+    let memory_of = |index: usize, fresh: MemoryId| {
+        let (list, answers) = kept?;
+        let answer = answers.iter().find(|answer| usize::from(answer.node.0) == index)?;
+        list.counts(answer.node, answer.memory).then_some(answer.memory).flatten().or(Some(fresh))
+    };
+    let entries = fresh
+        .into_iter()
+        .enumerate()
+        .map(|(index, fresh)| Entry { state: State::Member, memory: memory_of(index, fresh).unwrap_or(fresh) })
+        .collect();
+    MemberList { entries, founding: true, ttl_max_ms, recovery }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::ProposerId;
+    use crate::token::Token;
+    use std::time::Duration;
+
+    fn ballot(token: u64) -> Ballot {
+        Ballot { token: Token::new(token).unwrap(), proposer: ProposerId(1) }
+    }
+
+    fn list() -> MemberList {
+        let entries = (1..=3).map(|id| Entry { state: State::Member, memory: MemoryId(id) }).collect();
+        MemberList { entries, founding: false, ttl_max_ms: 1000, recovery: None }
+    }
+
+    fn record(token: u64, list: &MemberList) -> Record {
+        Record {
+            promise: ballot(token),
+            ballot: ballot(token),
+            value: list.encode().into(),
+            vid: ballot(token),
+            recent: vec![],
+            ages: list.recovery.map(|stamp| (stamp, Duration::from_millis(1500))).into_iter().collect(),
+            copied: false,
+        }
+    }
+
+    fn answered(node: u8, memory: u64, record: Option<Record>) -> Answered {
+        Answered { node: NodeIndex(node), memory: (memory != 0).then_some(MemoryId(memory)), record }
+    }
+
+    fn three() -> ClusterSize {
+        ClusterSize::new(3).unwrap()
+    }
+
+    #[test]
+    fn only_listed_memories_count() {
+        let held = || Some(record(5, &list()));
+        // Memories of the three nodes, and whether the list is seen as committed.
+        for (memories, committed) in
+            [([1, 2, 3], true), ([1, 2, 0], true), ([1, 0, 0], false), ([1, 9, 0], false), ([0, 0, 0], false)]
+        {
+            let answers: Vec<_> = (0..3).map(|i| answered(i, memories[usize::from(i)], held())).collect();
+            let judged = judge(&answers, three());
+            assert_eq!(matches!(judged, Judgement::Committed { .. }), committed, "{memories:?}: {judged:?}");
+        }
+    }
+
+    #[test]
+    fn a_newer_list_on_one_node_is_finished_before_anybody_goes_by_it() {
+        let newer = MemberChange::Rejoin { node: NodeIndex(2), lost: MemoryId(3), fresh: MemoryId(7) }
+            .apply(&list())
+            .unwrap();
+        let answers = [answered(0, 1, Some(record(6, &newer))), answered(1, 2, Some(record(5, &list())))];
+        assert!(matches!(judge(&answers, three()), Judgement::Unfinished { list, .. } if list == newer));
+        let answers = [answered(0, 1, Some(record(6, &newer))), answered(2, 3, Some(record(5, &list())))];
+        let judged = judge(&answers, three());
+        assert!(matches!(judged, Judgement::TooFew { counted: 1, .. }), "the joining one does not count: {judged:?}");
+    }
+
+    #[test]
+    fn a_copied_list_proves_nothing() {
+        let copied = Record { copied: true, ..record(5, &list()) };
+        let answers = [answered(0, 1, Some(copied)), answered(1, 2, Some(record(5, &list())))];
+        assert!(matches!(judge(&answers, three()), Judgement::Unfinished { .. }));
+    }
+
+    #[test]
+    fn a_new_cluster_is_one_where_all_answer_and_none_remembers() {
+        let none = |n: u8| (0..n).map(|i| answered(i, 0, None)).collect::<Vec<_>>();
+        assert_eq!(judge(&none(3), three()), Judgement::Absent { new_cluster: true });
+        assert_eq!(judge(&none(2), three()), Judgement::Absent { new_cluster: false });
+        let mut one_remembers = none(2);
+        one_remembers.push(answered(2, 4, None));
+        assert_eq!(judge(&one_remembers, three()), Judgement::Absent { new_cluster: false });
+    }
+
+    #[test]
+    fn a_recovery_is_over_when_q_nodes_have_held_its_stamp_for_longer_than_the_longest_ttl() {
+        let recovering = MemberList { recovery: Some(Stamp { ballot: ballot(5), ordinal: 0 }), ..list() };
+        let young = Record {
+            ages: vec![(Stamp { ballot: ballot(5), ordinal: 0 }, Duration::from_millis(1000))],
+            ..record(5, &recovering)
+        };
+        let old = record(5, &recovering);
+        for (second, expected) in [(young, false), (old.clone(), true)] {
+            let answers = [answered(0, 1, Some(old.clone())), answered(1, 2, Some(second))];
+            let judged = judge(&answers, three());
+            assert!(matches!(judged, Judgement::Committed { recovered, .. } if recovered == expected), "{judged:?}");
+        }
+    }
+
+    #[test]
+    fn changes_apply_only_to_what_they_were_meant_for() {
+        let rejoin = MemberChange::Rejoin { node: NodeIndex(1), lost: MemoryId(2), fresh: MemoryId(8) };
+        let joined = rejoin.apply(&list()).unwrap();
+        assert_eq!(joined.entries[1], Entry { state: State::Joining, memory: MemoryId(8) });
+        assert_eq!(rejoin.apply(&joined), None, "once");
+        assert_eq!(MemberChange::RaiseTtl { ttl_max_ms: 10 }.apply(&list()), None, "it only grows");
+        assert_eq!(MemberChange::ConfirmFounding.apply(&list()), None);
+    }
+
+    #[test]
+    fn a_founding_started_over_keeps_the_memories_that_were_given() {
+        let stuck = MemberList { founding: true, ..list() };
+        let answers = [answered(0, 1, None), answered(1, 0, None), answered(2, 9, None)];
+        let fresh = vec![MemoryId(11), MemoryId(12), MemoryId(13)];
+        let again = founding_list(fresh, Some((&stuck, &answers)), 1000, None);
+        let memories: Vec<u64> = again.entries.iter().map(|entry| entry.memory.0).collect();
+        assert_eq!(memories, [1, 12, 13]);
+    }
+}

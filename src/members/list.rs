@@ -1,0 +1,71 @@
+//! [`MemberList`], the value of the register `members`.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{MemoryId, NodeIndex};
+use crate::node::operation::Stamp;
+
+/// What the list says of one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum State {
+    /// Its answers count, if it has the listed memory.
+    Member,
+    /// It lost its memory and is to get everything from the others first. Its answers do not count.
+    Joining,
+    /// Nobody has reached it for long. Its answers do not count.
+    Out,
+}
+
+/// One node's line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// What it is.
+    pub state: State,
+    /// The memory by which its answers count, or will when it has joined.
+    pub memory: MemoryId,
+}
+
+/// The whole list, one entry per node index.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberList {
+    /// By node index.
+    pub entries: Vec<Entry>,
+    /// The founding has not been confirmed: nobody serves by this list yet.
+    pub founding: bool,
+    /// The longest TTL that any daemon may grant, in milliseconds. It only grows.
+    pub ttl_max_ms: u64,
+    /// Set by a recovery, or a founding without the operator's word: no new locks until it has aged by the longest TTL.
+    pub recovery: Option<Stamp>,
+}
+
+impl MemberList {
+    /// The entry of a node.
+    pub fn entry(&self, node: NodeIndex) -> Option<&Entry> {
+        self.entries.get(usize::from(node.0))
+    }
+
+    /// Whether an answer of this node, given out of this memory, counts.
+    pub fn counts(&self, node: NodeIndex, memory: Option<MemoryId>) -> bool {
+        self.entry(node).is_some_and(|entry| entry.state == State::Member && memory == Some(entry.memory))
+    }
+
+    /// The longest TTL.
+    pub fn ttl_max(&self) -> Duration {
+        Duration::from_millis(self.ttl_max_ms)
+    }
+
+    /// As it is stored.
+    pub fn encode(&self) -> Vec<u8> {
+        rmp_serde::to_vec(self).expect("a member list has nothing that MessagePack can't hold")
+    }
+
+    /// Reads what [`MemberList::encode`] wrote.
+    ///
+    /// # Errors
+    /// The parser's words, for what a newer version may have written.
+    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+        rmp_serde::from_slice(bytes).map_err(|error| error.to_string())
+    }
+}

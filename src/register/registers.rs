@@ -1,0 +1,312 @@
+//! [`Registers`]: the line of changes per key, and the warm promises.
+//!
+//! Changes of one key that wait in this daemon are applied in order, in one round. Different keys never wait for each
+//! other. A round runs in a task of its own, so a caller that goes away stops nothing half way.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use futures::channel::oneshot;
+use futures::future::{self, Either};
+use futures::FutureExt;
+
+use super::age::Ages;
+use super::proposer::{Claim, Decided, Entry, Fate, Proposer, Warm};
+use super::{Kind, RegisterError};
+use crate::driver::{Cluster, drive};
+use crate::ids::NodeIndex;
+use crate::limits;
+use crate::node::operation::RegisterKey;
+use crate::runtime::Moment;
+use crate::token::Ballot;
+
+/// Locks that guard the map of lines, so that keys seldom meet at one.
+const SHARDS: usize = 64;
+/// Idle keys whose warm promise one shard remembers. A promise that is forgotten costs one round trip.
+const WARM_PER_SHARD_MAX: usize = 1_024;
+
+/// A change that was agreed on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Committed<A> {
+    /// The change's answer.
+    pub answer: A,
+    /// The ballot that it was applied under; meaningful where it changed something.
+    pub ballot: Ballot,
+    /// A moment before the accept with this ballot was first sent: leases count from it. `None` where nothing changed.
+    pub first_sent: Option<Moment>,
+}
+
+/// An agreed value, as read.
+#[derive(Debug)]
+pub struct Observed<V> {
+    /// The value; the default for "absent".
+    pub value: V,
+    /// The attempt that made it; [`Ballot::ZERO`] for "absent".
+    pub vid: Ballot,
+    /// For how long its stamps have been held. For people and for pacing.
+    pub ages: Ages,
+    /// The nodes that showed it.
+    pub nodes: Vec<NodeIndex>,
+}
+
+/// What a change ends with.
+pub type ChangeResult<A> = Result<Committed<A>, RegisterError>;
+
+/// A change that waits for its round. Dropping it does not take the change back.
+#[derive(Debug)]
+pub struct Ticket<A> {
+    claim: Arc<Claim>,
+    result: oneshot::Receiver<ChangeResult<A>>,
+    enqueued: Moment,
+}
+
+/// All registers of one kind.
+pub struct Registers<K: Kind> {
+    inner: Arc<Inner<K>>,
+}
+
+struct Inner<K: Kind> {
+    cluster: Arc<Cluster>,
+    /// How long a round is retried without a quorum.
+    patience: Duration,
+    shards: Vec<Mutex<Shard<K>>>,
+}
+
+struct Shard<K: Kind> {
+    /// Never iterated over, so its order does not matter.
+    lines: HashMap<Arc<str>, Line<K>>,
+    /// Idle lines with a warm promise, longest idle first.
+    idle: VecDeque<Arc<str>>,
+}
+
+struct Line<K: Kind> {
+    waiting: VecDeque<Pending<K>>,
+    running: bool,
+    warm: Option<Warm<K::Value>>,
+    /// How often the name stands in [`Shard::idle`].
+    rests: u32,
+}
+
+struct Pending<K: Kind> {
+    entry: Entry<K>,
+    result: oneshot::Sender<ChangeResult<K::Answer>>,
+    deadline: Moment,
+}
+
+impl<K: Kind> Clone for Registers<K> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone() }
+    }
+}
+
+impl<K: Kind> Registers<K> {
+    /// The registers of kind `K` on a cluster. Without a quorum a round is given up after `patience`.
+    pub fn new(cluster: Arc<Cluster>, patience: Duration) -> Self {
+        let shard = || Mutex::new(Shard { lines: HashMap::new(), idle: VecDeque::new() });
+        Self { inner: Arc::new(Inner { cluster, patience, shards: (0..SHARDS).map(|_| shard()).collect() }) }
+    }
+
+    /// The cluster under it.
+    pub fn cluster(&self) -> &Arc<Cluster> {
+        &self.inner.cluster
+    }
+
+    /// Changes one register.
+    ///
+    /// # Errors
+    /// [`RegisterError`] says what is certain. The answer comes by `deadline`.
+    pub async fn change(&self, name: &str, change: K::Change, deadline: Moment) -> ChangeResult<K::Answer> {
+        let [ticket] = self.enqueue(name, [change], deadline)?;
+        self.wait(ticket, deadline).await
+    }
+
+    /// Puts changes in line, next to each other, so that one round applies them together if it can.
+    ///
+    /// # Errors
+    /// [`RegisterError::Overloaded`], and none is in line.
+    pub fn enqueue<const N: usize>(
+        &self,
+        name: &str,
+        changes: [K::Change; N],
+        deadline: Moment,
+    ) -> Result<[Ticket<K::Answer>; N], RegisterError> {
+        let enqueued = self.inner.cluster.runtime.clock.now();
+        let mut shard = self.inner.shard(name);
+        let (name, line) = shard.line(name);
+        if line.waiting.len() + N > limits::CHANGES_QUEUED_MAX {
+            return Err(RegisterError::Overloaded { waiting: line.waiting.len(), max: limits::CHANGES_QUEUED_MAX });
+        }
+        let tickets = changes.map(|change| {
+            let (sender, result) = oneshot::channel();
+            let claim = Arc::new(Claim::default());
+            let entry = Entry { change, claim: claim.clone() };
+            line.waiting.push_back(Pending { entry, result: sender, deadline });
+            Ticket { claim, result, enqueued }
+        });
+        if !std::mem::replace(&mut line.running, true) {
+            drop(shard);
+            let inner = self.inner.clone();
+            self.inner.cluster.runtime.spawner.spawn(async move { inner.run(name).await }.boxed());
+        }
+        Ok(tickets)
+    }
+
+    /// Waits for a change in line, and takes it back if it has not gone out by the deadline.
+    ///
+    /// # Errors
+    /// [`RegisterError`] says what is certain.
+    pub async fn wait(&self, ticket: Ticket<K::Answer>, deadline: Moment) -> ChangeResult<K::Answer> {
+        let clock = &self.inner.cluster.runtime.clock;
+        let Ticket { claim, mut result, enqueued } = ticket;
+        let timer = clock.sleep_until(deadline);
+        match future::select(&mut result, timer).await {
+            Either::Left((Ok(result), _)) => result,
+            // The round's task ended without a word: the runtime is stopping.
+            Either::Left((Err(_), _)) => Err(RegisterError::OutcomeUnknown),
+            Either::Right(_) if claim.withdraw() => {
+                let waited = clock.now().since(enqueued);
+                Err(RegisterError::DeadlineExceeded { waited })
+            }
+            Either::Right(_) => match result.try_recv() {
+                Ok(Some(result)) => result,
+                Ok(None) | Err(_) => Err(RegisterError::OutcomeUnknown),
+            },
+        }
+    }
+
+    /// Reads one register, linearizably: one round trip where q nodes agree.
+    ///
+    /// # Errors
+    /// [`RegisterError`]; a read never leaves anything behind but a finished write of somebody else's.
+    pub async fn read(&self, name: &str, deadline: Moment) -> Result<Observed<K::Value>, RegisterError> {
+        let inner = &self.inner;
+        let key = RegisterKey::new(K::LETTER, name);
+        let mut reader = Proposer::<K>::new(key, inner.cluster.size, inner.cluster.proposer, Vec::new(), None);
+        let started = inner.cluster.runtime.clock.now();
+        let limit = deadline.min(started + inner.patience);
+        let decided = drive(&inner.cluster, &mut reader, limit).await;
+        match decided.seen {
+            Some(seen) => Ok(Observed { value: seen.value, vid: seen.vid, ages: seen.ages, nodes: seen.nodes }),
+            None => Err(inner.no_quorum()),
+        }
+    }
+}
+
+impl<K: Kind> Shard<K> {
+    fn line(&mut self, name: &str) -> (Arc<str>, &mut Line<K>) {
+        // The name is stored once and shared with the line's task.
+        let name: Arc<str> = match self.lines.get_key_value(name) {
+            Some((known, _)) => known.clone(),
+            None => name.into(),
+        };
+        let line = self.lines.entry(name.clone()).or_insert_with(|| Line {
+            waiting: VecDeque::new(),
+            running: false,
+            warm: None,
+            rests: 0,
+        });
+        (name, line)
+    }
+
+    /// The line has nothing to do. It is kept only for its warm promise, and the longest idle make room.
+    fn rest(&mut self, name: &Arc<str>) {
+        let Some(line) = self.lines.get_mut(name) else { return };
+        line.running = false;
+        if line.warm.is_some() {
+            line.rests += 1;
+            self.idle.push_back(name.clone());
+        } else if line.rests == 0 {
+            self.lines.remove(name);
+        }
+        while self.idle.len() > WARM_PER_SHARD_MAX {
+            let oldest = self.idle.pop_front().expect("it is longer than its bound");
+            let Some(line) = self.lines.get_mut(&oldest) else { continue };
+            // A name stands there once for each time it came to rest; its last place counts.
+            line.rests -= 1;
+            if line.rests == 0 && !line.running {
+                self.lines.remove(&oldest);
+            }
+        }
+    }
+}
+
+impl<K: Kind> Inner<K> {
+    fn shard(&self, name: &str) -> MutexGuard<'_, Shard<K>> {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        let shard = &self.shards[hasher.finish() as usize % SHARDS];
+        shard.lock().expect("no holder of this lock panics")
+    }
+
+    /// Runs rounds until nobody waits.
+    async fn run(&self, name: Arc<str>) {
+        let key = RegisterKey::new(K::LETTER, &name);
+        while let Some((group, warm)) = self.take_group(&name) {
+            self.round(&name, &key, group, warm).await;
+        }
+    }
+
+    /// The next group, or `None` and the line rests.
+    fn take_group(&self, name: &Arc<str>) -> Option<(Vec<Pending<K>>, Option<Warm<K::Value>>)> {
+        let mut shard = self.shard(name);
+        let line = shard.lines.get_mut(name)?;
+        line.waiting.retain(|pending| !pending.entry.claim.is_withdrawn());
+        if line.waiting.is_empty() {
+            shard.rest(name);
+            return None;
+        }
+        let count = line.waiting.len().min(limits::GROUP_MAX);
+        Some((line.waiting.drain(..count).collect(), line.warm.take()))
+    }
+
+    async fn round(&self, name: &Arc<str>, key: &RegisterKey, group: Vec<Pending<K>>, warm: Option<Warm<K::Value>>) {
+        let now = self.cluster.runtime.clock.now();
+        let latest = group.iter().map(|pending| pending.deadline).max().expect("a group is not empty");
+        let (entries, waiters): (Vec<_>, Vec<_>) =
+            group.into_iter().map(|pending| (pending.entry, (pending.result, pending.deadline))).unzip();
+        let mut proposer =
+            Proposer::<K>::new(key.clone(), self.cluster.size, self.cluster.proposer, entries, warm);
+        let decided = drive(&self.cluster, &mut proposer, latest.min(now + self.patience)).await;
+        let Decided { fates, warm, .. } = decided;
+        let mut deferred = Vec::new();
+        for ((fate, entry), (result, deadline)) in fates.into_iter().zip(proposer.into_entries()).zip(waiters) {
+            match self.result_of(fate) {
+                // Whoever asked may be gone; nobody misses the answer then.
+                Some(answer) => drop(result.send(answer)),
+                None => {
+                    entry.claim.reopen();
+                    deferred.push(Pending { entry, result, deadline });
+                }
+            }
+        }
+        let mut shard = self.shard(name);
+        let (_, line) = shard.line(name);
+        line.warm = warm;
+        for pending in deferred.into_iter().rev() {
+            line.waiting.push_front(pending);
+        }
+    }
+
+    /// `None` for "once more in the next round".
+    fn result_of(&self, fate: Fate<K::Answer>) -> Option<ChangeResult<K::Answer>> {
+        Some(match fate {
+            Fate::Done { answer, ballot, first_sent } => Ok(Committed { answer, ballot, first_sent }),
+            Fate::Deferred => return None,
+            Fate::Withdrawn | Fate::NotApplied => Err(self.no_quorum()),
+            Fate::Unknown => Err(RegisterError::OutcomeUnknown),
+            Fate::Unreadable(detail) => Err(RegisterError::Unreadable { detail }),
+            Fate::ClockTooFarAhead => Err(RegisterError::ClockTooFarAhead),
+        })
+    }
+
+    fn no_quorum(&self) -> RegisterError {
+        RegisterError::NoQuorum {
+            reachable: self.cluster.reachable(),
+            nodes: self.cluster.size.nodes(),
+            quorum: self.cluster.size.quorum(),
+            detail: self.cluster.complaint(),
+        }
+    }
+}

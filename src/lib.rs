@@ -10,3 +10,4 @@ pub mod quorum;
 pub mod register;
 pub mod runtime;
 pub mod token;
+pub mod upkeep;

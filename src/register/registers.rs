@@ -3,14 +3,14 @@
 //! Changes of one key that wait in this daemon are applied in order, in one round. Different keys never wait for each
 //! other. A round runs in a task of its own, so a caller that goes away stops nothing half way.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::channel::oneshot;
 use futures::future::{self, Either};
-use futures::FutureExt;
 
 use super::age::Ages;
 use super::proposer::{Claim, Decided, Entry, Fate, Proposer, Warm};
@@ -18,7 +18,7 @@ use super::{Kind, RegisterError};
 use crate::driver::{Cluster, drive};
 use crate::ids::NodeIndex;
 use crate::limits;
-use crate::node::operation::RegisterKey;
+use crate::node::operation::{Answer, Operation, RegisterKey};
 use crate::runtime::Moment;
 use crate::token::Ballot;
 
@@ -26,6 +26,9 @@ use crate::token::Ballot;
 const SHARDS: usize = 64;
 /// Idle keys whose warm promise one shard remembers. A promise that is forgotten costs one round trip.
 const WARM_PER_SHARD_MAX: usize = 1_024;
+
+/// Pause before the indexes are asked again.
+const LIST_PAUSE: Duration = Duration::from_millis(50);
 
 /// A change that was agreed on.
 #[derive(Clone, Debug, PartialEq)]
@@ -95,6 +98,22 @@ struct Pending<K: Kind> {
     deadline: Moment,
 }
 
+impl<A> Ticket<A> {
+    /// The right to take the change back.
+    pub fn claim(&self) -> Arc<Claim> {
+        self.claim.clone()
+    }
+}
+
+/// Names in byte order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
+    /// What the index says; a hint.
+    pub names: Vec<String>,
+    /// There may be more after the last.
+    pub more: bool,
+}
+
 impl<K: Kind> Clone for Registers<K> {
     fn clone(&self) -> Self {
         Self { inner: self.inner.clone() }
@@ -136,7 +155,10 @@ impl<K: Kind> Registers<K> {
         let mut shard = self.inner.shard(name);
         let (name, line) = shard.line(name);
         if line.waiting.len() + N > limits::CHANGES_QUEUED_MAX {
-            return Err(RegisterError::Overloaded { waiting: line.waiting.len(), max: limits::CHANGES_QUEUED_MAX });
+            return Err(RegisterError::Overloaded {
+                waiting: line.waiting.len(),
+                max: limits::CHANGES_QUEUED_MAX,
+            });
         }
         let tickets = changes.map(|change| {
             let (sender, result) = oneshot::channel();
@@ -183,15 +205,68 @@ impl<K: Kind> Registers<K> {
     pub async fn read(&self, name: &str, deadline: Moment) -> Result<Observed<K::Value>, RegisterError> {
         let inner = &self.inner;
         let key = RegisterKey::new(K::LETTER, name);
-        let mut reader = Proposer::<K>::new(key, inner.cluster.size, inner.cluster.proposer, Vec::new(), None);
+        let mut reader =
+            Proposer::<K>::new(key, inner.cluster.size, inner.cluster.proposer, Vec::new(), None);
         let started = inner.cluster.runtime.clock.now();
         let limit = deadline.min(started + inner.patience);
         let decided = drive(&inner.cluster, &mut reader, limit).await;
         match decided.seen {
-            Some(seen) => Ok(Observed { value: seen.value, vid: seen.vid, ages: seen.ages, nodes: seen.nodes }),
+            Some(seen) => {
+                Ok(Observed { value: seen.value, vid: seen.vid, ages: seen.ages, nodes: seen.nodes })
+            }
             None => Err(inner.no_quorum()),
         }
     }
+}
+
+impl<K: Kind> Registers<K> {
+    /// Names of listed registers with a prefix, after a name, from the indexes of a quorum. What is certain: a register
+    /// that was listed all the while is among them.
+    ///
+    /// # Errors
+    /// [`RegisterError::NoQuorum`].
+    pub async fn list(
+        &self,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+        deadline: Moment,
+    ) -> Result<Names, RegisterError> {
+        let (inner, runtime) = (&self.inner, &self.inner.cluster.runtime);
+        let give_up = deadline.min(runtime.clock.now() + inner.patience);
+        let kind = K::LETTER;
+        let list = Operation::List { kind, prefix: prefix.to_owned(), after: after.to_owned(), limit };
+        loop {
+            let view = inner.cluster.views.current();
+            let answers = inner.cluster.ask_all(&list).await.into_iter();
+            let counted = answers.filter_map(|(node, memory, answer)| match answer {
+                Answer::Names(names) if view.as_ref()?.counts(node, memory) => Some(names),
+                _ => None,
+            });
+            let counted: Vec<_> = counted.collect();
+            if counted.len() >= inner.cluster.size.quorum() {
+                return Ok(merge_names(counted, limit));
+            }
+            if runtime.clock.now() >= give_up {
+                return Err(inner.no_quorum());
+            }
+            inner.cluster.views.want();
+            runtime.clock.sleep_until(runtime.clock.now() + LIST_PAUSE).await;
+        }
+    }
+}
+
+/// One page out of several indexes. A node that gave as many as were asked for may have more after its last, so the
+/// page ends there at the latest.
+fn merge_names(indexes: Vec<Vec<String>>, limit: usize) -> Names {
+    let full = indexes.iter().filter(|names| names.len() >= limit);
+    let certain_to = full.filter_map(|names| names.last().cloned()).min();
+    let all: BTreeSet<String> = indexes.into_iter().flatten().collect();
+    let more_known = all.len();
+    let within = |name: &String| certain_to.as_ref().is_none_or(|last| name <= last);
+    let names: Vec<String> = all.into_iter().filter(within).take(limit).collect();
+    let more = certain_to.is_some() || names.len() < more_known;
+    Names { names, more }
 }
 
 impl<K: Kind> Shard<K> {
@@ -261,7 +336,13 @@ impl<K: Kind> Inner<K> {
         Some((line.waiting.drain(..count).collect(), line.warm.take()))
     }
 
-    async fn round(&self, name: &Arc<str>, key: &RegisterKey, group: Vec<Pending<K>>, warm: Option<Warm<K::Value>>) {
+    async fn round(
+        &self,
+        name: &Arc<str>,
+        key: &RegisterKey,
+        group: Vec<Pending<K>>,
+        warm: Option<Warm<K::Value>>,
+    ) {
         let now = self.cluster.runtime.clock.now();
         let latest = group.iter().map(|pending| pending.deadline).max().expect("a group is not empty");
         let (entries, waiters): (Vec<_>, Vec<_>) =
@@ -271,7 +352,8 @@ impl<K: Kind> Inner<K> {
         let decided = drive(&self.cluster, &mut proposer, latest.min(now + self.patience)).await;
         let Decided { fates, warm, .. } = decided;
         let mut deferred = Vec::new();
-        for ((fate, entry), (result, deadline)) in fates.into_iter().zip(proposer.into_entries()).zip(waiters) {
+        for ((fate, entry), (result, deadline)) in fates.into_iter().zip(proposer.into_entries()).zip(waiters)
+        {
             match self.result_of(fate) {
                 // Whoever asked may be gone; nobody misses the answer then.
                 Some(answer) => drop(result.send(answer)),
@@ -307,6 +389,27 @@ impl<K: Kind> Inner<K> {
             nodes: self.cluster.size.nodes(),
             quorum: self.cluster.size.quorum(),
             detail: self.cluster.complaint(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_ends_where_an_index_may_have_more() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        // Two indexes, limit: page, more?
+        for (one, two, limit, page, more) in [
+            (&["a", "b"][..], &["b", "c"][..], 5, &["a", "b", "c"][..], false),
+            (&["a", "b"], &["b", "c"], 2, &["a", "b"], true),
+            (&["a", "d"], &["b", "c"], 2, &["a", "b"], true),
+            (&["a"], &["b", "c"], 2, &["a", "b"], true),
+            (&[], &[], 2, &[], false),
+        ] {
+            let merged = merge_names(vec![names(one), names(two)], limit);
+            assert_eq!(merged, Names { names: names(page), more }, "{one:?} {two:?} {limit}");
         }
     }
 }

@@ -1,9 +1,11 @@
 //! majorityd: distributed locks over gRPC, by majority of independent Redis servers.
 
+pub mod grpc;
 pub mod ids;
 pub mod limits;
 pub mod lock;
 pub mod node;
+pub mod proto;
 pub mod quorum;
 pub mod register;
 pub mod runtime;

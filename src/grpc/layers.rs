@@ -58,6 +58,13 @@ impl CallTime {
     pub fn deadline(&self, default: Duration, wait: Duration) -> Moment {
         self.client_deadline.unwrap_or(self.arrived + wait + default)
     }
+
+    /// The same for the first part of a stream. There the client's deadline is for the whole stream and may be far away,
+    /// so that it only makes this one earlier.
+    pub fn deadline_of_start(&self, default: Duration, wait: Duration) -> Moment {
+        let without = self.arrived + wait + default;
+        self.client_deadline.map_or(without, |deadline| deadline.min(without))
+    }
 }
 
 /// A tenth of the time, and at most [`MARGIN_MAX`].
@@ -405,6 +412,17 @@ mod tests {
         }
         let time = CallTime::of(&headers("5S"), now);
         assert_eq!(time.deadline(default, Duration::from_secs(60)), now + Duration::from_millis(4900));
+    }
+
+    #[test]
+    fn a_stream_starts_within_its_wait_and_the_default_however_long_it_may_last() {
+        let now = Moment::from_start(Duration::from_secs(1000));
+        let (default, wait) = (Duration::from_secs(10), Duration::from_secs(60));
+        let cases = [("1H", 70_000), ("1M", 59_900)];
+        for (timeout, milliseconds) in cases {
+            let time = CallTime::of(&headers(timeout), now);
+            assert_eq!(time.deadline_of_start(default, wait), now + Duration::from_millis(milliseconds));
+        }
     }
 
     #[test]

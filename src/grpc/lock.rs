@@ -32,11 +32,15 @@ pub struct LockApi {
 }
 
 impl LockApi {
+    /// When the call came and until when its client listens.
+    fn time(&self, extensions: &Extensions) -> CallTime {
+        let without_layer = || CallTime { arrived: self.clock.now(), client_deadline: None };
+        extensions.get::<CallTime>().copied().unwrap_or_else(without_layer)
+    }
+
     /// Until when a call is to be answered that asks to wait so long.
     fn deadline(&self, extensions: &Extensions, wait: Duration) -> Moment {
-        let without_layer = || CallTime { arrived: self.clock.now(), client_deadline: None };
-        let time = extensions.get::<CallTime>().copied().unwrap_or_else(without_layer);
-        time.deadline(self.deadline_default, wait)
+        self.time(extensions).deadline(self.deadline_default, wait)
     }
 
     /// A wait ends with the call.
@@ -103,7 +107,7 @@ impl LockService for LockApi {
     async fn hold(&self, request: Request<v1::HoldRequest>) -> Result<Response<Self::HoldStream>, Status> {
         let (_, extensions, message) = request.into_parts();
         let mut asked = convert::hold(message, &self.limits).map_err(|e| status::invalid(&e))?;
-        let deadline = self.deadline(&extensions, asked.acquire.wait);
+        let deadline = self.time(&extensions).deadline_of_start(self.deadline_default, asked.acquire.wait);
         asked.acquire.wait = self.cut(asked.acquire.wait, deadline);
         let repeat = repeat_of(asked.acquire.owner.as_ref());
         let clock = self.clock.clone();

@@ -9,6 +9,7 @@
 //! earlier by a margin, so that the richer answer is there first; tonic's stays as the backstop.
 
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,6 +17,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::{HeaderMap, Request, Response};
 use http_body::{Frame, SizeHint};
@@ -271,7 +273,12 @@ where
         request.extensions_mut().insert(time);
         let answer = self.inner.call(request).instrument(call.span.clone());
         Box::pin(async move {
-            let response = answer.await?;
+            // A panic ends this call only, and its client is told so. No state of the call outlives it; what the rooms
+            // behind share is theirs to keep whole.
+            let response = match AssertUnwindSafe(answer).catch_unwind().await {
+                Ok(answer) => answer?,
+                Err(_) => status::panicked().into_http(),
+            };
             // An error without a body has its code in the headers.
             call.note_code(response.headers());
             Ok(response.map(|body| Body::new(CallBody { body, call })))
@@ -422,6 +429,24 @@ mod tests {
         for (timeout, milliseconds) in cases {
             let time = CallTime::of(&headers(timeout), now);
             assert_eq!(time.deadline_of_start(default, wait), now + Duration::from_millis(milliseconds));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_told_as_an_unknown_outcome() {
+        let layer = CallLayer::new(crate::runtime::system::runtime().clock, Gauge::new("calls_max", 1));
+        let broken = tower::service_fn(|_: Request<Body>| async {
+            if true {
+                panic!("a broken invariant");
+            }
+            Ok::<_, std::convert::Infallible>(Response::new(Body::empty()))
+        });
+        let mut service = tower::Layer::layer(&layer, broken);
+        // Twice, because the first must give its place back.
+        for _ in 0..2 {
+            let response = tower::Service::call(&mut service, Request::new(Body::empty())).await.unwrap();
+            let status = tonic::Status::from_header_map(response.headers()).unwrap();
+            assert_eq!(status.code(), Code::Internal);
         }
     }
 

@@ -1,5 +1,7 @@
 //! majorityd: distributed locks over gRPC, by majority of independent Redis servers.
 
+pub mod cli;
+pub mod config;
 pub mod ids;
 pub mod limits;
 pub mod lock;
@@ -7,4 +9,6 @@ pub mod node;
 pub mod quorum;
 pub mod register;
 pub mod runtime;
+pub mod server;
+pub mod telemetry;
 pub mod token;

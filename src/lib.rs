@@ -2,10 +2,12 @@
 
 pub mod cli;
 pub mod config;
+pub mod grpc;
 pub mod ids;
 pub mod limits;
 pub mod lock;
 pub mod node;
+pub mod proto;
 pub mod quorum;
 pub mod register;
 pub mod runtime;

@@ -3,7 +3,11 @@
 //! What is asked for goes to stdout; everything else, events included, to stderr.
 
 pub mod check;
+pub mod client;
 pub mod dev;
+pub mod guard;
+pub mod lock;
+pub mod locks;
 pub mod serve;
 
 use std::ffi::OsString;
@@ -48,6 +52,10 @@ pub enum Command {
     Dev(dev::Dev),
     /// Check the configuration and every server in it
     Check(check::Check),
+    /// Hold a lock while a command runs
+    Lock(lock::Lock),
+    /// Look at locks, or release one by force
+    Locks(locks::Locks),
 }
 
 /// How a command prints what it found.
@@ -145,6 +153,8 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Serve(command) => block_on(command.run()),
         Command::Dev(command) => block_on(command.run()),
         Command::Check(command) => block_on(command.run()),
+        Command::Lock(command) => block_on(command.run()),
+        Command::Locks(command) => block_on(command.run()),
     }
 }
 
@@ -189,8 +199,15 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// A text from elsewhere without what could command a terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
 /// Lines up columns under their titles, two spaces apart.
 fn table(titles: &[&str], rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| printable(cell)).collect()).collect();
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
         cells.chain([titles[column].len()]).max().unwrap_or(0)

@@ -67,3 +67,16 @@ fn colours_wanted() -> bool {
     let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     std::io::stderr().is_terminal() && !refused
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_that_is_none_is_refused_and_a_second_time_too() {
+        let log = |filter: &str| Log { format: LogFormat::Json, filter: filter.into() };
+        assert!(matches!(init(&log("majorityd=loud")), Err(TelemetryError::Filter(_))));
+        assert!(init(&log("off")).is_ok());
+        assert!(matches!(init(&log("off")), Err(TelemetryError::Twice(_))));
+    }
+}

@@ -1,5 +1,7 @@
 //! `majorityd lock` and `majorityd locks`, the real binary, against a daemon that does what each test wants.
 
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -13,7 +15,7 @@ use futures::stream::BoxStream;
 use majorityd::proto::v1;
 use majorityd::proto::v1::hold_response::{Ended, Event, Lost};
 use majorityd::proto::v1::lock_service_server::{LockService, LockServiceServer};
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -178,7 +180,7 @@ fn start(task: impl Future<Output = ()> + Send + 'static) {
 struct Stage {
     fake: Arc<Fake>,
     address: SocketAddr,
-    _runtime: tokio::runtime::Runtime,
+    runtime: tokio::runtime::Runtime,
 }
 
 impl Stage {
@@ -196,7 +198,7 @@ impl Stage {
             });
             address
         });
-        Self { fake, address, _runtime: runtime }
+        Self { fake, address, runtime }
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -244,6 +246,28 @@ fn the_command_runs_with_the_token_and_its_exit_code_is_kept() {
     let (code, text) = stage.run(&["lock", "a", "--", "/nonexistent/command"]);
     assert_eq!(code, 127, "{text}");
     assert_eq!(stage.released(), 3);
+}
+
+#[test]
+fn a_unix_socket_and_a_fallback_are_endpoints_too() {
+    let stage = Stage::new(Fake::new(30_000));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.sock");
+    let service = LockServiceServer::new(Shared(stage.fake.clone()));
+    stage.runtime.block_on(async {
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        start(async move {
+            let server = tonic::transport::Server::builder().add_service(service);
+            server.serve_with_incoming(UnixListenerStream::new(listener)).await.unwrap();
+        });
+    });
+    let socket = format!("unix://{}", path.display());
+    let (code, text) = stage.run(&["lock", "a", "--endpoint", &socket, "--", "true"]);
+    assert_eq!(code, 0, "{text}");
+    let (code, text) =
+        stage.run(&["lock", "a", "--endpoint", &format!("http://127.0.0.1:1,{socket}"), "--", "true"]);
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(stage.released(), 2);
 }
 
 #[test]

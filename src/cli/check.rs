@@ -13,13 +13,14 @@ const EXIT_FINDINGS: u8 = 1;
 /// Exit code: no quorum of nodes can be used, or the configuration is wrong.
 const EXIT_NO_QUORUM: u8 = 2;
 
-/// Prints all that is wrong with the configuration; then connects to every server as a daemon would, and says for each
-/// what it found. Changes nothing on them.
+/// The command line of `majorityd check`.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Exit codes: 0 all is well; 1 something was found, but a quorum of nodes can be used; \
-                        2 no quorum, or wrong configuration; 64 wrong command line."
-)]
+#[command(after_help = "\
+Exit codes:
+  0   all is well
+  1   something was found, but a quorum of nodes can be used
+  2   no quorum of nodes can be used, or the configuration is wrong
+  64  wrong command line")]
 pub struct Check {
     /// How to print
     #[arg(long, value_enum, default_value_t)]

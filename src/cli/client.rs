@@ -31,9 +31,10 @@ const ERRORS: &str = include_str!("../../docs/errors.md");
 /// Which daemon to ask.
 #[derive(Clone, Debug, Args)]
 pub struct ClientFlags {
-    /// The daemon: http://HOST:PORT or unix:///PATH; several, with commas, to fall back on
+    /// The daemon: http://HOST:PORT or unix:///PATH; with commas, several to fall back on
     #[arg(
         long,
+        global = true,
         value_name = "URL",
         env = "MAJORITYD_ENDPOINT",
         default_value = "http://127.0.0.1:7480",

@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 
 use clap::Args;
 
-use super::serve::serve;
+use super::serve::{EXIT_CODES, serve};
 use super::{ConfigFlags, EXIT_CONFIG, print_problems};
 use crate::config::validate::NodesFrom;
 use crate::server::NodesKind;
 
-/// Nothing is kept when it ends, and `[nodes]` of the configuration is not used.
+/// The command line of `majorityd dev`.
 #[derive(Debug, Args)]
-#[command(after_help = "Exit codes: as for serve.")]
+#[command(after_help = EXIT_CODES)]
 pub struct Dev {
     /// How many nodes: 1, 3, 5 or 7
     #[arg(long, default_value_t = 3, value_parser = parse_nodes)]

@@ -39,18 +39,17 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// How often a release is tried before the lease is left to run out.
 const RELEASE_ATTEMPTS: usize = 3;
 
-/// Runs COMMAND in a process group of its own while holding the lock NAME, and releases the lock when it has ended.
-///
-/// The command sees MAJORITYD_LOCK_NAME and MAJORITYD_FENCING_TOKEN; hand the token to what the lock protects. SIGINT,
-/// SIGTERM, SIGHUP and SIGQUIT are passed on to its group. If the lock is lost or can't be extended, the group gets SIGTERM
-/// and then SIGKILL before the lease runs out. Processes that the command leaves behind when it ends are not waited for.
-/// The command is not in the terminal's foreground: it can write to it, but not read from it.
+/// The command line of `majorityd lock`.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Exit codes: the command's own, 128+n if signal n ended it; 64 wrong command line or argument; \
-                        69 no daemon, or no quorum of nodes; 75 not acquired, somebody else holds it; 76 lost while the \
-                        command ran; 126, 127 the command can't be run or found."
-)]
+#[command(after_help = "\
+Exit codes:
+  the command's own, or 128+n if signal n ended it
+  64  wrong command line or argument
+  69  no daemon answers, or no quorum of nodes
+  75  not acquired: somebody else holds the lock, or too many wait
+  76  lost while the command ran, so the command was ended
+  126 the command can't be run
+  127 there is no such command")]
 pub struct Lock {
     /// The lock
     pub name: String,
@@ -170,7 +169,8 @@ impl Attempt {
     /// Waits for the lock, at one daemon after the other if need be. Fails with an exit code, all being said.
     async fn acquire(&mut self) -> Result<Held, u8> {
         let give_up_at = self.runtime.clock.now() + self.lock.wait;
-        let mut untried = self.lock.client.endpoint.len();
+        // One repeat at least: with an owner it does no harm, and it settles an unknown outcome.
+        let mut untried = self.lock.client.endpoint.len().max(2);
         loop {
             let status = match self.hold(give_up_at).await? {
                 Ok(held) => return Ok(held),

@@ -9,12 +9,15 @@ use super::{EXIT_OK, Output, print_json, print_line, table};
 use crate::limits;
 use crate::proto::v1;
 
-/// Looks at locks, and releases by force.
+/// The command line of `majorityd locks`.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Exit codes: 0 done; 1 refused; 64 wrong command line or argument; 69 no daemon, or no quorum of \
-                        nodes; 75 try again later."
-)]
+#[command(after_help = "\
+Exit codes:
+  0   done
+  1   refused
+  64  wrong command line or argument
+  69  no daemon answers, or no quorum of nodes
+  75  try again later")]
 pub struct Locks {
     /// What to do.
     #[command(subcommand)]

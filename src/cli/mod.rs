@@ -49,10 +49,23 @@ pub enum Command {
     /// Run the daemon
     Serve(serve::Serve),
     /// Run a daemon for trying things out, with nodes of its own that keep nothing
+    ///
+    /// The section [nodes] of a configuration is not used.
     Dev(dev::Dev),
     /// Check the configuration and every server in it
+    ///
+    /// Prints all that is wrong with the configuration; then connects to every server as a daemon would, and says for
+    /// each what it found. Changes nothing on them.
     Check(check::Check),
     /// Hold a lock while a command runs
+    ///
+    /// Runs COMMAND in a process group of its own while holding the lock NAME, and releases the lock when it has ended.
+    /// The command sees MAJORITYD_LOCK_NAME and MAJORITYD_FENCING_TOKEN; hand the token to what the lock protects.
+    ///
+    /// SIGINT, SIGTERM, SIGHUP and SIGQUIT are passed on to its group. If the lock is lost or can't be extended, the group
+    /// gets SIGTERM and then SIGKILL before the lease runs out; what has left the group (setsid)
+    /// escapes that. Processes that the command leaves behind when it ends are not waited for. It is not in the
+    /// terminal's foreground: it can write there, but not read.
     Lock(lock::Lock),
     /// Look at locks, or release one by force
     Locks(locks::Locks),

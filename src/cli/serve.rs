@@ -9,11 +9,17 @@ use crate::config::validate::NodesFrom;
 use crate::server::{self, NodesKind};
 use crate::telemetry;
 
-/// Exit codes: 0 after SIGTERM or SIGINT, 1 when it can't serve, 2 when the configuration is wrong (all that is wrong is
-/// printed), 64 for a wrong command line.
+/// What `--help` says, for `dev` too.
+pub(super) const EXIT_CODES: &str = "\
+Exit codes:
+  0   stopped by SIGTERM or SIGINT
+  1   can't serve
+  2   the configuration is wrong; all that is wrong is printed
+  64  wrong command line";
+
+/// The command line of `majorityd serve`.
 #[derive(Debug, Args)]
-#[command(after_help = "Exit codes: 0 stopped by SIGTERM or SIGINT; 1 can't serve; 2 wrong configuration; \
-                        64 wrong command line.")]
+#[command(after_help = EXIT_CODES)]
 pub struct Serve {
     /// Where settings come from.
     #[command(flatten)]

@@ -88,6 +88,7 @@ pub fn load(sources: &Sources, nodes: NodesFrom) -> Result<Settings, Problems> {
     let unread: Vec<String> = problems.iter().map(|problem| problem.setting.clone()).collect();
     let mut broken = validate(&settings, nodes);
     broken.extend(read_password_file(&mut settings));
+    broken.extend(try_ca_file(&settings));
     broken.retain(|problem| !unread.contains(&problem.setting));
     for mut problem in broken {
         problem.origin = origins.get(problem.setting.as_str()).map(|&origin| origin.to_owned());
@@ -316,6 +317,18 @@ fn read_password_file(settings: &mut Settings) -> Option<Problem> {
     None
 }
 
+/// Looks whether `nodes.tls.ca_file` can be read. What is in it is for the connection to judge.
+fn try_ca_file(settings: &Settings) -> Option<Problem> {
+    let path = settings.nodes.tls.ca_file.as_ref()?;
+    let error = std::fs::read(path).err()?;
+    Some(Problem {
+        setting: "nodes.tls.ca_file".into(),
+        value: Some(format!("{:?}", path.display().to_string())),
+        rule: format!("must be a file that can be read: {error}"),
+        origin: None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -488,7 +501,14 @@ mod tests {
             assert!(problems.starts_with("nodes.password_file = "), "{problems}");
             assert!(!problems.contains("hunter"), "{problems}");
         }
-        let missing = load_all("", &[], &[("nodes.password_file", "/nonexistent/x")]).expect_err("missing");
-        assert!(missing[0].contains("/nonexistent/x"), "{missing:?}");
+    }
+
+    #[test]
+    fn a_file_that_a_setting_names_must_be_there() {
+        for setting in ["nodes.password_file", "nodes.tls.ca_file"] {
+            let missing = load_all("", &[], &[(setting, "/nonexistent/x")]).expect_err("missing");
+            let expected = format!("{setting} = \"/nonexistent/x\": must be a file that can be read");
+            assert!(missing[0].starts_with(&expected), "{missing:?}");
+        }
     }
 }

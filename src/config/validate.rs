@@ -137,12 +137,6 @@ fn check_nodes(found: &mut Found, nodes: &Nodes) {
         let value = nodes.username.as_ref().map(quoted);
         found.push("nodes.username", value, "needs nodes.password or nodes.password_file");
     }
-    if let Some(path) = &nodes.tls.ca_file
-        && let Err(error) = std::fs::File::open(path)
-    {
-        let rule = format!("must be a file that can be read: {error}");
-        found.push("nodes.tls.ca_file", quoted(path.display()), rule);
-    }
     found.duration("nodes.connect_timeout", nodes.connect_timeout, WAIT_MIN, WAIT_MAX);
     found.duration("nodes.call_timeout", nodes.call_timeout, WAIT_MIN, WAIT_MAX);
     found.duration("nodes.reconnect_delay_max", nodes.reconnect_delay_max, WAIT_MIN, WAIT_MAX);
@@ -246,11 +240,6 @@ mod tests {
                 },
                 "nodes.password_file: ",
                 "together",
-            ),
-            (
-                |s| s.nodes.tls.ca_file = Some("/nonexistent/ca".into()),
-                "nodes.tls.ca_file = \"/nonexistent/ca\"",
-                "can be read",
             ),
             (|s| s.nodes.tls.ca_file = Some("/nonexistent/ca".into()), "nodes.tls.ca_file", "rediss://"),
             (|s| s.nodes.connect_timeout = seconds(61), "nodes.connect_timeout = \"1m 1s\"", "10ms to 1m"),

@@ -1,6 +1,8 @@
 //! majorityd: distributed locks over gRPC, by majority of independent Redis servers.
 
 pub mod driver;
+pub mod cli;
+pub mod config;
 pub mod grpc;
 pub mod ids;
 pub mod limits;
@@ -11,5 +13,7 @@ pub mod proto;
 pub mod quorum;
 pub mod register;
 pub mod runtime;
+pub mod server;
+pub mod telemetry;
 pub mod token;
 pub mod upkeep;

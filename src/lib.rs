@@ -1,8 +1,8 @@
 //! majorityd: distributed locks over gRPC, by majority of independent Redis servers.
 
-pub mod driver;
 pub mod cli;
 pub mod config;
+pub mod driver;
 pub mod grpc;
 pub mod ids;
 pub mod limits;

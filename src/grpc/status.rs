@@ -426,12 +426,7 @@ mod tests {
                 Reason::TokenNotHeld,
                 None,
             ),
-            (
-                LockError::Recovering { wait_ms: 300_000 },
-                Unavailable,
-                Reason::Recovering,
-                Some(5_000),
-            ),
+            (LockError::Recovering { wait_ms: 300_000 }, Unavailable, Reason::Recovering, Some(5_000)),
             (no_quorum(), Unavailable, Reason::NoQuorum, Some(1000)),
             (RegisterError::OutcomeUnknown.into(), Unavailable, Reason::OutcomeUnknown, Some(200)),
             (

@@ -184,7 +184,10 @@ mod tests {
             LockName::parse("a\u{7f}"),
             Err(InvalidName::ControlCharacter { character: 0x7f, offset: 1 })
         );
-        assert_eq!(LockName::parse("a\n"), Err(InvalidName::ControlCharacter { character: 0x0a, offset: 1 }));
+        assert_eq!(
+            LockName::parse("a\n"),
+            Err(InvalidName::ControlCharacter { character: 0x0a, offset: 1 })
+        );
     }
 
     #[test]

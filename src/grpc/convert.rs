@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use prost::Message;
 
 use super::status::Reason;
 use crate::ids::{InvalidName, LeaseId, LockName, Owner};
@@ -23,6 +24,8 @@ use crate::token::Token;
 
 /// The longest page token that is looked at, in bytes: base64 of the longest name, and some room.
 const PAGE_TOKEN_BYTES_MAX: usize = 1024;
+/// The largest page, in bytes of its entries: gRPC clients refuse messages above 4 MiB unless told otherwise.
+const PAGE_BYTES_MAX: usize = 3 << 20;
 /// The longest `google.protobuf.Duration`, in seconds: 10,000 years, as its definition says.
 const WIRE_SECONDS_MAX: i64 = 315_576_000_000;
 
@@ -391,7 +394,6 @@ pub fn acquire(request: v1::AcquireRequest, limits: &Limits) -> Result<AcquireRe
 }
 
 /// A `Hold`.
-#[expect(clippy::missing_errors_doc, reason = "as for `acquire`")]
 pub fn hold(request: v1::HoldRequest, limits: &Limits) -> Result<HoldRequest, Invalid> {
     let mut fields = Fields::new(limits);
     let name = fields.name(&request.name);
@@ -518,11 +520,19 @@ pub fn lock_view(view: &lock::LockView) -> v1::Lock {
     }
 }
 
-/// A page of `ListLocks`.
+/// A page of `ListLocks`, cut short where it would be more than clients take.
 pub fn lock_page(page: &lock::LockPage) -> v1::ListLocksResponse {
+    let mut bytes = 0;
+    let fits = |view: &&lock::LockView| {
+        bytes += lock_view(view).encoded_len();
+        bytes <= PAGE_BYTES_MAX
+    };
+    let shown = page.locks.iter().take_while(fits).count();
+    // One entry alone is far below the limit, so a page that was cut has a last one.
+    let next = if shown < page.locks.len() { Some(&page.locks[shown - 1].name) } else { page.next.as_ref() };
     v1::ListLocksResponse {
-        locks: page.locks.iter().map(lock_view).collect(),
-        next_page_token: page.next.as_ref().map(page_token_from_name).unwrap_or_default(),
+        locks: page.locks[..shown].iter().map(lock_view).collect(),
+        next_page_token: next.map(page_token_from_name).unwrap_or_default(),
     }
 }
 
@@ -772,6 +782,27 @@ mod tests {
             assert_eq!(refused(with("", 0, bad)), [("page_token", Reason::InvalidPageToken)], "{bad}");
         }
         assert_eq!(refused(with("b/", 0, &token)), [("page_token", Reason::InvalidPageToken)]);
+    }
+
+    #[test]
+    fn a_page_that_clients_would_refuse_is_cut_and_goes_on_after_its_last_entry() {
+        let view = |i: u32| {
+            let holder = HolderView {
+                owner: Owner::parse("pod-7").unwrap(),
+                token: Token::new(7).unwrap(),
+                ttl: Duration::from_secs(30),
+                remaining: Duration::ZERO,
+                acquired_unix_ms: 0,
+                attributes: vec![("note".to_owned(), "x".repeat(4092))],
+            };
+            let name = LockName::parse(&format!("{i:04}")).unwrap();
+            lock::LockView { name, holder: Some(holder), waiters: 0, nodes: vec![] }
+        };
+        let page = lock::LockPage { locks: (0..1000).map(view).collect(), next: None };
+        let wire = lock_page(&page);
+        assert!(wire.locks.len() < 1000 && wire.encoded_len() < 4 << 20, "{}", wire.locks.len());
+        let next = page_token_to_name(&wire.next_page_token).unwrap();
+        assert_eq!(next.as_str(), wire.locks.last().unwrap().name);
     }
 
     #[test]

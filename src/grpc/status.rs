@@ -68,6 +68,8 @@ pub enum Reason {
     UnreadableRecord,
     /// The daemon's clock is wrong.
     ClockTooFarAhead,
+    /// The daemon broke a promise to itself.
+    InternalError,
 }
 
 /// What is certain about the state of the cluster when a call failed.
@@ -90,7 +92,7 @@ pub enum Repeat {
 
 impl Reason {
     /// All of them, in the order of `docs/errors.md`.
-    pub const ALL: [Reason; 24] = [
+    pub const ALL: [Reason; 25] = [
         Reason::InvalidName,
         Reason::InvalidOwner,
         Reason::InvalidTtl,
@@ -115,6 +117,7 @@ impl Reason {
         Reason::DeadlineExceeded,
         Reason::UnreadableRecord,
         Reason::ClockTooFarAhead,
+        Reason::InternalError,
     ];
 
     /// As it stands in `google.rpc.ErrorInfo`.
@@ -144,6 +147,7 @@ impl Reason {
             Reason::DeadlineExceeded => "DEADLINE_EXCEEDED",
             Reason::UnreadableRecord => "UNREADABLE_RECORD",
             Reason::ClockTooFarAhead => "CLOCK_TOO_FAR_AHEAD",
+            Reason::InternalError => "INTERNAL_ERROR",
         }
     }
 
@@ -172,7 +176,7 @@ impl Reason {
             Reason::TooManyWaiters | Reason::Overloaded | Reason::RateLimited => Code::ResourceExhausted,
             Reason::DeadlineExceeded => Code::DeadlineExceeded,
             // Not the client's fault and not passing by itself: an operator has to act.
-            Reason::UnreadableRecord | Reason::ClockTooFarAhead => Code::Internal,
+            Reason::UnreadableRecord | Reason::ClockTooFarAhead | Reason::InternalError => Code::Internal,
         }
     }
 
@@ -205,7 +209,7 @@ impl Reason {
             | Reason::ClockTooFarAhead => Effect::Nothing,
             // No accept was sent.
             Reason::NoQuorum => Effect::Nothing,
-            Reason::OutcomeUnknown => Effect::Unknown,
+            Reason::OutcomeUnknown | Reason::InternalError => Effect::Unknown,
         }
     }
 
@@ -228,7 +232,8 @@ impl Reason {
             | Reason::TokenNotHeld
             | Reason::DeadlineExceeded
             | Reason::UnreadableRecord
-            | Reason::ClockTooFarAhead => None,
+            | Reason::ClockTooFarAhead
+            | Reason::InternalError => None,
             // Nodes that come back are noticed within about a second.
             Reason::NoQuorum | Reason::Recovering => Some(Duration::from_secs(1)),
             // Another daemon may be asked at once; this one will be gone.
@@ -341,6 +346,12 @@ pub fn rate_limited(limit: &'static str, max: usize) -> Status {
         &[("limit", limit), ("calls_max", &max.to_string())],
         None,
     )
+}
+
+/// A handler panicked. What it had sent by then is not known.
+pub fn panicked() -> Status {
+    let text = "this daemon has a bug, which its log names; the outcome is unknown";
+    build(Reason::InternalError, Repeat::Harmful, text, &[], None)
 }
 
 /// `retry_after` in place of what the reason says by itself.

@@ -36,9 +36,7 @@ pub enum LockError {
         highest: crate::token::Token,
     },
     /// No new lock may be granted until the longest TTL has passed since a recovery or a founding.
-    #[error(
-        "the cluster was founded or recovered {elapsed_ms} ms ago or less; locks are granted again when the longest TTL of {wait_ms} ms has passed"
-    )]
+    #[error("the cluster was founded or recovered {elapsed_ms} ms ago or less; locks are granted again when the longest TTL of {wait_ms} ms has passed")]
     Recovering {
         /// How long ago, at most as far as known, in milliseconds.
         elapsed_ms: u64,

@@ -22,30 +22,15 @@ impl Locks {
         unimplemented!("{request:?} {deadline:?}")
     }
     /// Starts the lease's time again, with another length if `ttl` is given.
-    pub async fn extend(
-        &self,
-        name: &LockName,
-        lease_id: LeaseId,
-        ttl: Option<Duration>,
-        deadline: Moment,
-    ) -> Result<Lease, LockError> {
+    pub async fn extend(&self, name: &LockName, lease_id: LeaseId, ttl: Option<Duration>, deadline: Moment) -> Result<Lease, LockError> {
         unimplemented!("{name} {lease_id:?} {ttl:?} {deadline:?}")
     }
     /// Ends the lease. `false` when it was no longer held. Repeatable.
-    pub async fn release(
-        &self,
-        name: &LockName,
-        lease_id: LeaseId,
-        deadline: Moment,
-    ) -> Result<bool, LockError> {
+    pub async fn release(&self, name: &LockName, lease_id: LeaseId, deadline: Moment) -> Result<bool, LockError> {
         unimplemented!("{name} {lease_id:?} {deadline:?}")
     }
     /// Acquires and keeps extending until the stream is dropped. The deadline is for the acquiring.
-    pub fn hold(
-        &self,
-        request: HoldRequest,
-        deadline: Moment,
-    ) -> BoxStream<'static, Result<HoldEvent, LockError>> {
+    pub fn hold(&self, request: HoldRequest, deadline: Moment) -> BoxStream<'static, Result<HoldEvent, LockError>> {
         unimplemented!("{request:?} {deadline:?}")
     }
     /// Who holds the lock.
@@ -53,13 +38,7 @@ impl Locks {
         unimplemented!("{name} {deadline:?}")
     }
     /// The locks that are held or waited for, in byte order of their names, after `after`.
-    pub async fn list(
-        &self,
-        prefix: &str,
-        page_size: usize,
-        after: &str,
-        deadline: Moment,
-    ) -> Result<LockPage, LockError> {
+    pub async fn list(&self, prefix: &str, page_size: usize, after: &str, deadline: Moment) -> Result<LockPage, LockError> {
         unimplemented!("{prefix} {page_size} {after} {deadline:?}")
     }
     /// The holder now, then every change of holder. A holder that comes and goes between two looks may be left out.
@@ -67,21 +46,11 @@ impl Locks {
         unimplemented!("{name}")
     }
     /// Ends the lease that has this token, for operators.
-    pub async fn force_release(
-        &self,
-        name: &LockName,
-        token: Token,
-        deadline: Moment,
-    ) -> Result<(), LockError> {
+    pub async fn force_release(&self, name: &LockName, token: Token, deadline: Moment) -> Result<(), LockError> {
         unimplemented!("{name} {token} {deadline:?}")
     }
     /// Whether a token is still the highest.
-    pub async fn check_token(
-        &self,
-        name: &LockName,
-        token: Token,
-        deadline: Moment,
-    ) -> Result<TokenCheck, LockError> {
+    pub async fn check_token(&self, name: &LockName, token: Token, deadline: Moment) -> Result<TokenCheck, LockError> {
         unimplemented!("{name} {token} {deadline:?}")
     }
     /// Stops taking calls: waiters end with [`LockError::ShuttingDown`], held streams with [`HoldEvent::Ended`].

@@ -40,17 +40,13 @@ pub struct Welcome {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Older than Redis 7.
-    #[error(
-        "it runs Redis {found}; version 7 or later (or Valkey) is needed, because an older one keeps its script cache over a restart and so hides the restart: upgrade the server"
-    )]
+    #[error("it runs Redis {found}; version 7 or later (or Valkey) is needed, because an older one keeps its script cache over a restart and so hides the restart: upgrade the server")]
     TooOld {
         /// The version found.
         found: String,
     },
     /// Not a master.
-    #[error(
-        "its role is {role:?}; every node must be a master of its own: send it REPLICAOF NO ONE, or list the right address"
-    )]
+    #[error("its role is {role:?}; every node must be a master of its own: send it REPLICAOF NO ONE, or list the right address")]
     NotMaster {
         /// The role found.
         role: String,
@@ -59,17 +55,13 @@ pub enum Refusal {
     #[error("it runs in cluster mode; every node must be an independent server: set cluster-enabled no")]
     ClusterMode,
     /// A server that may evict would forget locks.
-    #[error(
-        "its maxmemory-policy is {found:?} and would drop what is held: send it CONFIG SET maxmemory-policy noeviction, and put that in its configuration file"
-    )]
+    #[error("its maxmemory-policy is {found:?} and would drop what is held: send it CONFIG SET maxmemory-policy noeviction, and put that in its configuration file")]
     Evicts {
         /// The policy found.
         found: String,
     },
     /// The server hides what must be known.
-    #[error(
-        "it does not tell its {what}: allow this user the commands INFO, ROLE and CONFIG|GET, or, where a managed Redis hides CONFIG, vouch for it with the setting {setting}"
-    )]
+    #[error("it does not tell its {what}: allow this user the commands INFO, ROLE and CONFIG|GET, or, where a managed Redis hides CONFIG, vouch for it with the setting {setting}")]
     Hidden {
         /// What it would not tell.
         what: &'static str,
@@ -77,9 +69,7 @@ pub enum Refusal {
         setting: &'static str,
     },
     /// Two addresses lead to one server.
-    #[error(
-        "it is the same server (run_id {run_id}) as node {other}: a majority needs independent servers, so list each one once"
-    )]
+    #[error("it is the same server (run_id {run_id}) as node {other}: a majority needs independent servers, so list each one once")]
     Duplicate {
         /// The other node's index.
         other: u8,

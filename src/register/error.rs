@@ -6,9 +6,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RegisterError {
     /// Too few members answered in time. Nothing happened.
-    #[error(
-        "no quorum: {reachable} of {nodes} nodes can be counted on and {quorum} are needed ({detail}); nothing happened"
-    )]
+    #[error("no quorum: {reachable} of {nodes} nodes can be counted on and {quorum} are needed ({detail}); nothing happened")]
     NoQuorum {
         /// Members that answer and count, as last seen.
         reachable: usize,
@@ -20,9 +18,7 @@ pub enum RegisterError {
         detail: String,
     },
     /// An accept was sent and too few answered: the change may have happened, may happen later, or never.
-    #[error(
-        "the outcome is unknown: the change was sent and no quorum confirmed it; it may have happened, may still, or may never"
-    )]
+    #[error("the outcome is unknown: the change was sent and no quorum confirmed it; it may have happened, may still, or may never")]
     OutcomeUnknown,
     /// The caller's deadline passed before anything was sent. Nothing happened.
     #[error("the deadline passed after {waited:?}, before anything was sent; nothing happened")]
@@ -39,9 +35,7 @@ pub enum RegisterError {
         max: usize,
     },
     /// This daemon's clock is more than a day ahead of the nodes'. Nothing happened.
-    #[error(
-        "this machine's clock is more than a day ahead of the clocks of the nodes, which therefore refuse it: set the clock right; nothing happened"
-    )]
+    #[error("this machine's clock is more than a day ahead of the clocks of the nodes, which therefore refuse it: set the clock right; nothing happened")]
     ClockTooFarAhead,
     /// A record can't be read by this version. Nothing happened.
     #[error("the record can't be read: {detail}; a newer version may have written it; nothing happened")]

@@ -193,12 +193,13 @@ impl Guard<'_> {
             }
         }
         last_resort.armed = false;
-        // The command has ended, but is not reaped yet, so its number still means its group.
-        if watch.stage > Stage::Running {
+        let lost = watch.stage > Stage::Running || watch.lost_at.is_some();
+        if lost {
+            // The command has ended, but is not reaped yet, so its number still means its group.
             send(group, Signal::KILL);
         }
         let status = child.wait().await?;
-        if watch.stage > Stage::Running || watch.lost_at.is_some() {
+        if lost {
             return Ok(End::Lost { gone: watch.lost_at.is_some() });
         }
         Ok(End::Exited(status))
@@ -224,13 +225,14 @@ impl Guard<'_> {
         let ttl = self.countdown.ttl;
         self.runtime.spawner.spawn(Box::pin(async move {
             let mut pause = ttl / 3;
+            let mut client = daemons.client();
             loop {
                 let wake = runtime.clock.sleep_until(runtime.clock.now() + pause);
                 tokio::select! {
                     () = sender.closed() => return,
                     () = wake => {}
                 }
-                let outcome = match extend(&runtime, &daemons, &name, &lease_id, ttl).await {
+                let outcome = match extend(&runtime, &mut client, &name, &lease_id, ttl).await {
                     Ok(deadline) => {
                         pause = ttl / 3;
                         Kept::Until(deadline)
@@ -238,6 +240,7 @@ impl Guard<'_> {
                     Err(status) => {
                         let address = daemons.address().to_owned();
                         daemons.advance();
+                        client = daemons.client();
                         pause = (ttl / 20).clamp(Duration::from_millis(50), Duration::from_secs(1));
                         Kept::Failed(status, address)
                     }

@@ -19,8 +19,8 @@ use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt as _;
 
 use super::client::{
-    CALL_TIMEOUT, ClientFlags, Daemons, EXIT_TRY_LATER, exit_code, explain, from_proto, reason, request,
-    to_proto,
+    CALL_TIMEOUT, Client, ClientFlags, Daemons, EXIT_TRY_LATER, exit_code, explain, from_proto, reason,
+    request, to_proto,
 };
 use super::guard::{Countdown, End, Guard, Signals, status_code};
 use super::say::{flush, say};
@@ -282,7 +282,8 @@ impl Attempt {
         let lease_id = lease.lease_id.clone();
         let mut daemons = self.daemons.clone();
         loop {
-            let extending = extend(&self.runtime, &daemons, &name, &lease_id, ttl);
+            let mut client = daemons.client();
+            let extending = extend(&self.runtime, &mut client, &name, &lease_id, ttl);
             let extended = self.signals.unless(extending).await;
             let status = match extended {
                 Err(signal) => {
@@ -323,17 +324,16 @@ pub(super) fn is_lost(status: &Status) -> bool {
     status.code() == Code::FailedPrecondition && reason(status).as_deref() == Some("LEASE_LOST")
 }
 
-/// Extends once, over a connection of its own. Until when the lease is good, counted from when the request was sent.
+/// Extends once. Until when the lease is good, counted from when the request was sent.
 pub(super) async fn extend(
     runtime: &Runtime,
-    daemons: &Daemons,
+    client: &mut Client,
     name: &str,
     lease_id: &str,
     ttl: Duration,
 ) -> Result<Moment, Status> {
     let timeout = (ttl / 4).clamp(Duration::from_millis(250), CALL_TIMEOUT / 2);
     let message = v1::ExtendRequest { name: name.to_owned(), lease_id: lease_id.to_owned(), ttl: None };
-    let mut client = daemons.client();
     let sent = runtime.clock.now();
     let call = client.extend(request(message, timeout));
     let answer = before(runtime.clock.sleep_until(sent + timeout), call).await?.into_inner();

@@ -342,6 +342,21 @@ fn the_whole_group_is_dead_before_a_lease_that_nobody_extends_runs_out() {
 }
 
 #[test]
+fn a_reader_that_went_away_does_not_keep_the_command_alive() {
+    let fake = Fake::new(2_000);
+    fake.extensions.store(1, Ordering::SeqCst);
+    let stage = Stage::new(fake);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("alive");
+    let started = wall_ms();
+    let mut child = stage.command(&["lock", "a", "--", "bash", "-c", &stubborn(&path)]).spawn().unwrap();
+    drop(child.stderr.take());
+    assert_eq!(child.wait().unwrap().code(), Some(76));
+    let last = last_written(&path);
+    assert!(last < started + 2_000, "wrote {} ms after the start", last - started);
+}
+
+#[test]
 fn a_lock_that_was_taken_away_ends_the_group_at_once() {
     let fake = Fake::new(30_000);
     let lost = Event::Lost(Lost { reason: v1::LostReason::Forced.into() });

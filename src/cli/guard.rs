@@ -22,6 +22,7 @@ use tonic::{Status, Streaming};
 
 use super::client::{Daemons, explain};
 use super::lock::{extend, is_lost};
+use super::say::say;
 use crate::proto::v1;
 use crate::proto::v1::hold_response::Event;
 use crate::runtime::{Moment, Runtime};
@@ -68,7 +69,7 @@ impl Signals {
             spawner.spawn(Box::pin(async move {
                 while caught.recv().await.is_some() {
                     if name == Signal::TSTP {
-                        eprintln!("majorityd: not suspended, because the lease could not be extended then");
+                        say("not suspended, because the lease could not be extended then");
                     } else if sender.send(name).await.is_err() {
                         return;
                     }
@@ -135,6 +136,20 @@ enum Stage {
     Killed,
 }
 
+/// Kills the group if the guard itself breaks: nobody would end the command in time then.
+struct LastResort {
+    group: Pid,
+    armed: bool,
+}
+
+impl Drop for LastResort {
+    fn drop(&mut self) {
+        if self.armed {
+            send(self.group, Signal::KILL);
+        }
+    }
+}
+
 /// What the guard knows while the command runs.
 struct Watch {
     countdown: Countdown,
@@ -154,6 +169,7 @@ impl Guard<'_> {
     ) -> io::Result<End> {
         let mut child = self.start(command)?;
         let group = group_of(&child);
+        let mut last_resort = LastResort { group, armed: true };
         let mut exited = tokio::task::spawn_blocking(move || wait_unreaped(group));
         let mut kept = self.keep();
         let mut stream = Some(stream);
@@ -162,7 +178,7 @@ impl Guard<'_> {
         loop {
             let now = self.runtime.clock.now();
             watch.enforce(now, group);
-            let look = self.runtime.clock.sleep_until(now + LOOK_INTERVAL);
+            let look = self.runtime.clock.sleep_until(watch.next_look(now));
             tokio::select! {
                 biased;
                 _ = &mut exited => break,
@@ -176,12 +192,14 @@ impl Guard<'_> {
                 () = look => {}
             }
         }
-        // The command has ended, but is not reaped yet, so its number still means its group.
-        if watch.stage > Stage::Running {
+        last_resort.armed = false;
+        let lost = watch.stage > Stage::Running || watch.lost_at.is_some();
+        if lost {
+            // The command has ended, but is not reaped yet, so its number still means its group.
             send(group, Signal::KILL);
         }
         let status = child.wait().await?;
-        if watch.stage > Stage::Running || watch.lost_at.is_some() {
+        if lost {
             return Ok(End::Lost { gone: watch.lost_at.is_some() });
         }
         Ok(End::Exited(status))
@@ -207,13 +225,14 @@ impl Guard<'_> {
         let ttl = self.countdown.ttl;
         self.runtime.spawner.spawn(Box::pin(async move {
             let mut pause = ttl / 3;
+            let mut client = daemons.client();
             loop {
                 let wake = runtime.clock.sleep_until(runtime.clock.now() + pause);
                 tokio::select! {
                     () = sender.closed() => return,
                     () = wake => {}
                 }
-                let outcome = match extend(&runtime, &daemons, &name, &lease_id, ttl).await {
+                let outcome = match extend(&runtime, &mut client, &name, &lease_id, ttl).await {
                     Ok(deadline) => {
                         pause = ttl / 3;
                         Kept::Until(deadline)
@@ -221,6 +240,7 @@ impl Guard<'_> {
                     Err(status) => {
                         let address = daemons.address().to_owned();
                         daemons.advance();
+                        client = daemons.client();
                         pause = (ttl / 20).clamp(Duration::from_millis(50), Duration::from_secs(1));
                         Kept::Failed(status, address)
                     }
@@ -246,24 +266,36 @@ impl Watch {
         match due {
             Stage::Running => {}
             Stage::Terminated => {
-                eprintln!("majorityd: the lock is lost or about to run out: ending the command");
                 send(group, Signal::TERM);
                 // What is stopped gets no SIGTERM until it goes on.
                 send(group, Signal::CONT);
+                say("the lock is lost or about to run out: ending the command");
             }
             Stage::Killed => {
-                eprintln!("majorityd: killing the command");
                 send(group, Signal::KILL);
+                say("killing the command");
             }
         }
     }
 
-    fn due(&self, now: Moment) -> Stage {
+    /// When SIGTERM and SIGKILL are due.
+    fn ends(&self) -> (Moment, Moment) {
         let kill_at = self.countdown.kill_at();
-        let (terminate_at, kill_at) = match self.lost_at {
+        match self.lost_at {
             Some(lost_at) => (lost_at, kill_at.min(lost_at + LOST_GRACE)),
             None => (self.countdown.terminate_at(), kill_at),
-        };
+        }
+    }
+
+    /// When something may be due that was not `now`, or a little later.
+    fn next_look(&self, now: Moment) -> Moment {
+        let (terminate_at, kill_at) = self.ends();
+        let ahead = [terminate_at, kill_at].into_iter().filter(|&end| end > now);
+        ahead.fold(now + LOOK_INTERVAL, Moment::min)
+    }
+
+    fn due(&self, now: Moment) -> Stage {
+        let (terminate_at, kill_at) = self.ends();
         if now >= kill_at {
             Stage::Killed
         } else if now >= terminate_at {
@@ -278,17 +310,17 @@ impl Watch {
             Kept::Until(deadline) => {
                 self.countdown.deadline = self.countdown.deadline.max(deadline);
                 if std::mem::take(&mut self.failing) {
-                    eprintln!("majorityd: the lease is extended again");
+                    say("the lease is extended again");
                 }
             }
             Kept::Failed(status, address) if is_lost(&status) => {
-                eprintln!("majorityd: {}", explain(&status, &address));
+                say(explain(&status, &address));
                 self.lost_at.get_or_insert(now);
             }
             Kept::Failed(status, address) => {
                 if !std::mem::replace(&mut self.failing, true) {
                     let left = humantime::format_duration(round(self.countdown.deadline.since(now)));
-                    eprintln!("majorityd: can't extend, {left} left: {}", explain(&status, &address));
+                    say(format!("can't extend, {left} left: {}", explain(&status, &address)));
                 }
             }
         }
@@ -300,8 +332,8 @@ impl Watch {
         match event {
             Ok(Some(Event::Lost(lost))) => {
                 match lost.reason() {
-                    v1::LostReason::Replaced => eprintln!("majorityd: somebody else has taken the lock over"),
-                    v1::LostReason::Forced => eprintln!("majorityd: an operator has released the lock"),
+                    v1::LostReason::Replaced => say("somebody else has taken the lock over"),
+                    v1::LostReason::Forced => say("an operator has released the lock"),
                     // That daemon could not extend. Another one may, until the time is up.
                     v1::LostReason::Expired | v1::LostReason::Unspecified => return false,
                 }

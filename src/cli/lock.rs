@@ -19,10 +19,11 @@ use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt as _;
 
 use super::client::{
-    CALL_TIMEOUT, ClientFlags, Daemons, EXIT_TRY_LATER, exit_code, explain, from_proto, reason, request,
-    to_proto,
+    CALL_TIMEOUT, Client, ClientFlags, Daemons, EXIT_TRY_LATER, exit_code, explain, from_proto, reason,
+    request, to_proto,
 };
 use super::guard::{Countdown, End, Guard, Signals, status_code};
+use super::say::{flush, say};
 use super::{EXIT_FAILURE, EXIT_UNAVAILABLE, parse_pair};
 use crate::proto::v1;
 use crate::proto::v1::hold_response::Event;
@@ -93,10 +94,16 @@ struct Held {
 impl Lock {
     /// Acquires, runs, releases.
     pub async fn run(self) -> u8 {
+        let code = self.run_unflushed().await;
+        flush();
+        code
+    }
+
+    async fn run_unflushed(self) -> u8 {
         let signals = match Signals::listen() {
             Ok(signals) => signals,
             Err(error) => {
-                eprintln!("majorityd: can't listen for signals: {error}");
+                say(format!("can't listen for signals: {error}"));
                 return EXIT_FAILURE;
             }
         };
@@ -138,7 +145,7 @@ impl Attempt {
         match release(&self.runtime, &mut self.daemons, &name, &lease_id).await {
             Released::Yes | Released::Unknown => code,
             Released::WasLost => {
-                eprintln!("majorityd: the lock {name:?} was lost before the command ended");
+                say(format!("the lock {name:?} was lost before the command ended"));
                 EXIT_LOST
             }
         }
@@ -159,7 +166,7 @@ impl Attempt {
             // A lease that was only in danger may be held still: release it all the same.
             Ok(End::Lost { gone }) => (EXIT_LOST, gone),
             Err(error) => {
-                eprintln!("majorityd: can't run {:?}: {error}", self.lock.command[0]);
+                say(format!("can't run {:?}: {error}", self.lock.command[0]));
                 let missing = error.kind() == io::ErrorKind::NotFound;
                 (if missing { EXIT_NO_COMMAND } else { EXIT_NOT_EXECUTABLE }, false)
             }
@@ -179,7 +186,7 @@ impl Attempt {
             untried = untried.saturating_sub(1);
             let now = self.runtime.clock.now();
             if status.code() != Code::Unavailable || (untried == 0 && now >= give_up_at) {
-                eprintln!("majorityd: {}", explain(&status, self.daemons.address()));
+                say(explain(&status, self.daemons.address()));
                 return Err(exit_code(&status));
             }
             self.daemons.advance();
@@ -250,18 +257,18 @@ impl Attempt {
 
     fn say_position(&self, position: u32) {
         if !self.lock.quiet {
-            eprintln!("majorityd: waiting for the lock {:?}, {position} before", self.lock.name);
+            say(format!("waiting for the lock {:?}, {position} before", self.lock.name));
         }
     }
 
     fn contended(&self, contention: v1::Contention) -> u8 {
         let name = &self.lock.name;
         match contention.holder {
-            Some(holder) => eprintln!(
-                "majorityd: {:?} holds the lock {name:?} (fencing token {}); not acquired",
+            Some(holder) => say(format!(
+                "{:?} holds the lock {name:?} (fencing token {}); not acquired",
                 holder.owner, holder.fencing_token
-            ),
-            None => eprintln!("majorityd: somebody in line gets the lock {name:?}; not acquired"),
+            )),
+            None => say(format!("somebody in line gets the lock {name:?}; not acquired")),
         }
         EXIT_TRY_LATER
     }
@@ -275,7 +282,8 @@ impl Attempt {
         let lease_id = lease.lease_id.clone();
         let mut daemons = self.daemons.clone();
         loop {
-            let extending = extend(&self.runtime, &daemons, &name, &lease_id, ttl);
+            let mut client = daemons.client();
+            let extending = extend(&self.runtime, &mut client, &name, &lease_id, ttl);
             let extended = self.signals.unless(extending).await;
             let status = match extended {
                 Err(signal) => {
@@ -290,7 +298,7 @@ impl Attempt {
             };
             let lost = is_lost(&status);
             if lost || clock.now() >= end {
-                eprintln!("majorityd: {}", explain(&status, daemons.address()));
+                say(explain(&status, daemons.address()));
                 return Err(if lost { EXIT_TRY_LATER } else { EXIT_UNAVAILABLE });
             }
             daemons.advance();
@@ -316,17 +324,16 @@ pub(super) fn is_lost(status: &Status) -> bool {
     status.code() == Code::FailedPrecondition && reason(status).as_deref() == Some("LEASE_LOST")
 }
 
-/// Extends once, over a connection of its own. Until when the lease is good, counted from when the request was sent.
+/// Extends once. Until when the lease is good, counted from when the request was sent.
 pub(super) async fn extend(
     runtime: &Runtime,
-    daemons: &Daemons,
+    client: &mut Client,
     name: &str,
     lease_id: &str,
     ttl: Duration,
 ) -> Result<Moment, Status> {
     let timeout = (ttl / 4).clamp(Duration::from_millis(250), CALL_TIMEOUT / 2);
     let message = v1::ExtendRequest { name: name.to_owned(), lease_id: lease_id.to_owned(), ttl: None };
-    let mut client = daemons.client();
     let sent = runtime.clock.now();
     let call = client.extend(request(message, timeout));
     let answer = before(runtime.clock.sleep_until(sent + timeout), call).await?.into_inner();
@@ -356,10 +363,10 @@ async fn release(runtime: &Runtime, daemons: &mut Daemons, name: &str, lease_id:
             Err(status) => {
                 daemons.advance();
                 if attempt + 1 == RELEASE_ATTEMPTS {
-                    eprintln!(
-                        "majorityd: could not release the lock {name:?}, it runs out by itself: {}",
+                    say(format!(
+                        "could not release the lock {name:?}, it runs out by itself: {}",
                         explain(&status, daemons.address())
-                    );
+                    ));
                 }
             }
         }

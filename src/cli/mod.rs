@@ -8,6 +8,7 @@ pub mod dev;
 pub mod guard;
 pub mod lock;
 pub mod locks;
+mod say;
 pub mod serve;
 
 use std::ffi::OsString;

@@ -182,7 +182,9 @@ impl Cluster {
     /// Takes note of the tokens in an answer.
     fn observe(&self, answer: &Answer) {
         match answer {
-            Answer::Record(Some(record)) | Answer::Held { record } => self.tokens.observe(record.promise.token),
+            Answer::Record(Some(record)) | Answer::Held { record } => {
+                self.tokens.observe(record.promise.token)
+            }
             Answer::Promised { record, floor } => {
                 self.tokens.observe(record.promise.token.max(floor.token));
             }
@@ -306,7 +308,9 @@ impl<'a> Drive<'a> {
             let node = batcher.node().index();
             self.round.outstanding |= 1 << node.0;
             match &self.round.view {
-                Some(view) if view.list.entry(node).is_some_and(|e| e.state == crate::members::State::Member) => {
+                Some(view)
+                    if view.list.entry(node).is_some_and(|e| e.state == crate::members::State::Member) =>
+                {
                     batcher.submit(view.vid, operation.clone(), self.round.number, &self.sender);
                 }
                 Some(_) | None => {

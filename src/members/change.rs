@@ -74,7 +74,9 @@ pub fn judge(answers: &[Answered], size: ClusterSize) -> Judgement {
     let highest = answers.iter().max_by_key(|answer| answer.ballot()).filter(|a| a.ballot() != Ballot::ZERO);
     let all = answers.len() == size.nodes();
     let Some(record) = highest.and_then(|answer| answer.record.clone()) else {
-        return Judgement::Absent { new_cluster: all && answers.iter().all(|answer| answer.memory.is_none()) };
+        return Judgement::Absent {
+            new_cluster: all && answers.iter().all(|answer| answer.memory.is_none()),
+        };
     };
     let list = match MemberList::decode(&record.value) {
         Ok(list) if list.entries.len() == size.nodes() => list,
@@ -146,7 +148,12 @@ impl MemberChange {
 
 /// The first list of a new cluster, or of a founding that is started over: whoever has a memory of the stuck founding
 /// keeps it, the others are to get a fresh one.
-pub fn founding_list(fresh: Vec<MemoryId>, kept: Option<(&MemberList, &[Answered])>, ttl_max_ms: u64, recovery: Option<Stamp>) -> MemberList {
+pub fn founding_list(
+    fresh: Vec<MemoryId>,
+    kept: Option<(&MemberList, &[Answered])>,
+    ttl_max_ms: u64,
+    recovery: Option<Stamp>,
+) -> MemberList {
     let memory_of = |index: usize, fresh: MemoryId| {
         let (list, answers) = kept?;
         let answer = answers.iter().find(|answer| usize::from(answer.node.0) == index)?;
@@ -155,7 +162,10 @@ pub fn founding_list(fresh: Vec<MemoryId>, kept: Option<(&MemberList, &[Answered
     let entries = fresh
         .into_iter()
         .enumerate()
-        .map(|(index, fresh)| Entry { state: State::Member, memory: memory_of(index, fresh).unwrap_or(fresh) })
+        .map(|(index, fresh)| Entry {
+            state: State::Member,
+            memory: memory_of(index, fresh).unwrap_or(fresh),
+        })
         .collect();
     MemberList { entries, founding: true, ttl_max_ms, recovery }
 }
@@ -218,7 +228,10 @@ mod tests {
         assert!(matches!(judge(&answers, three()), Judgement::Unfinished { list, .. } if list == newer));
         let answers = [answered(0, 1, Some(record(6, &newer))), answered(2, 3, Some(record(5, &list())))];
         let judged = judge(&answers, three());
-        assert!(matches!(judged, Judgement::TooFew { counted: 1, .. }), "the joining one does not count: {judged:?}");
+        assert!(
+            matches!(judged, Judgement::TooFew { counted: 1, .. }),
+            "the joining one does not count: {judged:?}"
+        );
     }
 
     #[test]
@@ -249,7 +262,10 @@ mod tests {
         for (second, expected) in [(young, false), (old.clone(), true)] {
             let answers = [answered(0, 1, Some(old.clone())), answered(1, 2, Some(second))];
             let judged = judge(&answers, three());
-            assert!(matches!(judged, Judgement::Committed { recovered, .. } if recovered == expected), "{judged:?}");
+            assert!(
+                matches!(judged, Judgement::Committed { recovered, .. } if recovered == expected),
+                "{judged:?}"
+            );
         }
     }
 

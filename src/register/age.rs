@@ -34,7 +34,8 @@ impl Ages {
     /// Whether q members have held the stamp for longer than `length`.
     pub fn is_aged(&self, stamp: Stamp, length: Duration) -> bool {
         // `>`: a stamp held for exactly `length` is not aged yet.
-        let longer = self.answers.iter().filter(|ages| age_in(ages, stamp).is_some_and(|age| age > length)).count();
+        let longer =
+            self.answers.iter().filter(|ages| age_in(ages, stamp).is_some_and(|age| age > length)).count();
         if longer >= self.size.quorum() {
             return true;
         }

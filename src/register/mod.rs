@@ -60,7 +60,11 @@ pub trait Kind: Send + Sync + 'static {
     fn decode(bytes: &[u8]) -> Result<Self::Value, String>;
 
     /// The change itself. Must depend on nothing but its arguments.
-    fn apply(change: &Self::Change, old: &Self::Value, attempt: &Attempt<'_>) -> Verdict<Self::Value, Self::Answer>;
+    fn apply(
+        change: &Self::Change,
+        old: &Self::Value,
+        attempt: &Attempt<'_>,
+    ) -> Verdict<Self::Value, Self::Answer>;
 
     /// Whether the change is but a glance: it mostly changes nothing, and a guarded record need not be promised for it.
     fn is_glance(change: &Self::Change) -> bool;

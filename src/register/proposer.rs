@@ -39,7 +39,8 @@ impl Claim {
 
     /// Takes the change back. `false` when it has gone out already: nobody knows what becomes of it.
     pub fn withdraw(&self) -> bool {
-        let swapped = self.0.compare_exchange(Self::OPEN, Self::WITHDRAWN, Ordering::AcqRel, Ordering::Acquire);
+        let swapped =
+            self.0.compare_exchange(Self::OPEN, Self::WITHDRAWN, Ordering::AcqRel, Ordering::Acquire);
         swapped.is_ok() || swapped == Err(Self::WITHDRAWN)
     }
 
@@ -258,7 +259,11 @@ impl<K: Kind> Proposer<K> {
         let agreement = agree(answers.iter().map(|(_, record)| record.as_ref()), self.size);
         if !agreement.committed {
             // A write may be on its way to the slow ones; if waiting does not help, finishing it does.
-            return if tally.outstanding() > 0 { Action::Wait(Some(SETTLE)) } else { self.prepare(true, context) };
+            return if tally.outstanding() > 0 {
+                Action::Wait(Some(SETTLE))
+            } else {
+                self.prepare(true, context)
+            };
         }
         let base = match self.base_of(agreement.highest, &[]) {
             Ok(base) => base,
@@ -336,11 +341,16 @@ impl<K: Kind> Proposer<K> {
         }
         if applied.changed {
             // A record that was only shown is no promise.
-            return if held > 0 { self.prepare(false, context) } else { self.propose(ballot, base, applied, context) };
+            return if held > 0 {
+                self.prepare(false, context)
+            } else {
+                self.propose(ballot, base, applied, context)
+            };
         }
         let fates = applied.fates.into_iter().map(|fate| fate.unchanged(ballot)).collect();
         if committed && self.sent.is_empty() {
-            let nodes = preparing.promised.iter().filter(|(_, r)| r.ballot == highest).map(|(n, _)| *n).collect();
+            let nodes =
+                preparing.promised.iter().filter(|(_, r)| r.ballot == highest).map(|(n, _)| *n).collect();
             // Where every node only showed its record, the warm promise is as good as before.
             let warm = if held == preparing.promised.len() { self.warm.take() } else { None };
             let seen = Some(Seen { value: base.value, vid: base.vid, ages, nodes });
@@ -370,12 +380,19 @@ impl<K: Kind> Proposer<K> {
 
     // ---- accept
 
-    fn propose(&mut self, ballot: Ballot, base: Base<K::Value>, applied: Applied<K>, context: &Context<'_>) -> Step<K> {
+    fn propose(
+        &mut self,
+        ballot: Ballot,
+        base: Base<K::Value>,
+        applied: Applied<K>,
+        context: &Context<'_>,
+    ) -> Step<K> {
         if !self.claim_all(&applied) {
             // Somebody took a change back between its application and now: once more without it.
             return self.prepare(false, context);
         }
-        let recent = std::iter::once(base.vid).chain(base.recent.iter().copied()).take(limits::RECENT_MAX).collect();
+        let recent =
+            std::iter::once(base.vid).chain(base.recent.iter().copied()).take(limits::RECENT_MAX).collect();
         let fates = applied.fates.into_iter().map(|fate| fate.applied(ballot, context.now)).collect();
         self.sent.push(Sent { ballot, base: base.vid, fates });
         let publish = K::publish(&base.value, &applied.value);
@@ -454,7 +471,8 @@ impl<K: Kind> Proposer<K> {
                 self.rest(context)
             }
             quorum::Verdict::Reached => {
-                let Phase::Accepting { plan, warm, .. } = std::mem::replace(&mut self.phase, Phase::Idle) else {
+                let Phase::Accepting { plan, warm, .. } = std::mem::replace(&mut self.phase, Phase::Idle)
+                else {
                     unreachable!("matched above")
                 };
                 let fates = match plan {

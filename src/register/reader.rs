@@ -17,10 +17,15 @@ pub struct Agreement<'a> {
 }
 
 /// Compares the records of the answers. A node that holds nothing counts as holding "absent".
-pub fn agree<'a>(records: impl Iterator<Item = Option<&'a Record>> + Clone, size: ClusterSize) -> Agreement<'a> {
+pub fn agree<'a>(
+    records: impl Iterator<Item = Option<&'a Record>> + Clone,
+    size: ClusterSize,
+) -> Agreement<'a> {
     let held = |record: &Option<&Record>| record.map_or(Ballot::ZERO, |record| record.ballot);
     let ballot = records.clone().map(|record| held(&record)).max().unwrap_or(Ballot::ZERO);
-    let same = records.clone().filter(|record| held(record) == ballot && !record.is_some_and(|record| record.copied));
+    let same = records
+        .clone()
+        .filter(|record| held(record) == ballot && !record.is_some_and(|record| record.copied));
     let committed = same.count() >= size.quorum();
     let highest = records.flatten().find(|record| record.ballot == ballot && ballot != Ballot::ZERO);
     Agreement { highest, committed }
@@ -34,7 +39,15 @@ mod tests {
 
     fn record(token: u64, copied: bool) -> Option<Record> {
         let ballot = Ballot { token: Token::new(token).unwrap(), proposer: ProposerId(1) };
-        Some(Record { promise: ballot, ballot, value: "v".into(), vid: ballot, recent: vec![], ages: vec![], copied })
+        Some(Record {
+            promise: ballot,
+            ballot,
+            value: "v".into(),
+            vid: ballot,
+            recent: vec![],
+            ages: vec![],
+            copied,
+        })
     }
 
     #[test]

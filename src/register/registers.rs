@@ -8,9 +8,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::channel::oneshot;
 use futures::future::{self, Either};
-use futures::FutureExt;
 
 use super::age::Ages;
 use super::proposer::{Claim, Decided, Entry, Fate, Proposer, Warm};
@@ -136,7 +136,10 @@ impl<K: Kind> Registers<K> {
         let mut shard = self.inner.shard(name);
         let (name, line) = shard.line(name);
         if line.waiting.len() + N > limits::CHANGES_QUEUED_MAX {
-            return Err(RegisterError::Overloaded { waiting: line.waiting.len(), max: limits::CHANGES_QUEUED_MAX });
+            return Err(RegisterError::Overloaded {
+                waiting: line.waiting.len(),
+                max: limits::CHANGES_QUEUED_MAX,
+            });
         }
         let tickets = changes.map(|change| {
             let (sender, result) = oneshot::channel();
@@ -183,12 +186,15 @@ impl<K: Kind> Registers<K> {
     pub async fn read(&self, name: &str, deadline: Moment) -> Result<Observed<K::Value>, RegisterError> {
         let inner = &self.inner;
         let key = RegisterKey::new(K::LETTER, name);
-        let mut reader = Proposer::<K>::new(key, inner.cluster.size, inner.cluster.proposer, Vec::new(), None);
+        let mut reader =
+            Proposer::<K>::new(key, inner.cluster.size, inner.cluster.proposer, Vec::new(), None);
         let started = inner.cluster.runtime.clock.now();
         let limit = deadline.min(started + inner.patience);
         let decided = drive(&inner.cluster, &mut reader, limit).await;
         match decided.seen {
-            Some(seen) => Ok(Observed { value: seen.value, vid: seen.vid, ages: seen.ages, nodes: seen.nodes }),
+            Some(seen) => {
+                Ok(Observed { value: seen.value, vid: seen.vid, ages: seen.ages, nodes: seen.nodes })
+            }
             None => Err(inner.no_quorum()),
         }
     }
@@ -261,7 +267,13 @@ impl<K: Kind> Inner<K> {
         Some((line.waiting.drain(..count).collect(), line.warm.take()))
     }
 
-    async fn round(&self, name: &Arc<str>, key: &RegisterKey, group: Vec<Pending<K>>, warm: Option<Warm<K::Value>>) {
+    async fn round(
+        &self,
+        name: &Arc<str>,
+        key: &RegisterKey,
+        group: Vec<Pending<K>>,
+        warm: Option<Warm<K::Value>>,
+    ) {
         let now = self.cluster.runtime.clock.now();
         let latest = group.iter().map(|pending| pending.deadline).max().expect("a group is not empty");
         let (entries, waiters): (Vec<_>, Vec<_>) =
@@ -271,7 +283,8 @@ impl<K: Kind> Inner<K> {
         let decided = drive(&self.cluster, &mut proposer, latest.min(now + self.patience)).await;
         let Decided { fates, warm, .. } = decided;
         let mut deferred = Vec::new();
-        for ((fate, entry), (result, deadline)) in fates.into_iter().zip(proposer.into_entries()).zip(waiters) {
+        for ((fate, entry), (result, deadline)) in fates.into_iter().zip(proposer.into_entries()).zip(waiters)
+        {
             match self.result_of(fate) {
                 // Whoever asked may be gone; nobody misses the answer then.
                 Some(answer) => drop(result.send(answer)),

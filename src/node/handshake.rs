@@ -6,7 +6,9 @@
 
 use std::sync::Arc;
 
-use crate::ids::MemoryId;
+use super::keyspace::FORMAT;
+use super::{Identity, memory_from_wire};
+use crate::ids::{MemoryId, NodeIndex};
 
 /// What a server said about itself; `None` where it would not say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -137,9 +139,102 @@ pub fn inspect(found: &Inspection) -> Result<(), Refusal> {
     }
 }
 
+/// Judges the node record that the script `hello` answered, and gives the node's memory.
+///
+/// # Errors
+/// [`Refusal::Mismatch`] for the first field that is not this daemon's.
+pub fn greeted(identity: &Identity, index: NodeIndex, reply: &[u8]) -> Result<Option<MemoryId>, Refusal> {
+    let mut fields = Fields(reply);
+    let mismatch = |what, found: Option<String>, expected: String, advice| Refusal::Mismatch {
+        what,
+        found: found.unwrap_or_else(|| "something that is not a node record".to_owned()),
+        expected,
+        advice,
+    };
+    let of_text = |text: Option<&[u8]>| text.map(|text| String::from_utf8_lossy(text).into_owned());
+    fields.array();
+    let format = fields.number();
+    if format != Some(FORMAT.into()) {
+        let advice = "another version of majorityd wrote it, so run that version, or point this one to an empty server or database";
+        let found = format.map(|format| format.to_string());
+        return Err(mismatch("format", found, FORMAT.to_string(), advice));
+    }
+    let cluster = of_text(fields.text());
+    if cluster.as_deref() != Some(identity.cluster.as_ref()) {
+        let advice = "each cluster needs servers (or database numbers) of its own: correct the cluster's name or this address";
+        return Err(mismatch("cluster", cluster, identity.cluster.to_string(), advice));
+    }
+    let nodes = fields.number();
+    if nodes != Some(identity.nodes as u64) {
+        let advice = "the number of nodes is fixed when a cluster is founded: list as many addresses as there were then, the same in every daemon";
+        let found = nodes.map(|nodes| nodes.to_string());
+        return Err(mismatch("number of nodes", found, identity.nodes.to_string(), advice));
+    }
+    let found = fields.number();
+    if found != Some(index.0.into()) {
+        let advice = "list the addresses in the same order in every daemon";
+        let found = found.map(|found| found.to_string());
+        return Err(mismatch("index", found, index.to_string(), advice));
+    }
+    match fields.text().map(<[u8; 8]>::try_from) {
+        Some(Ok(memory)) => Ok(memory_from_wire(u64::from_be_bytes(memory))),
+        _ => Ok(None),
+    }
+}
+
+/// Fields of a MessagePack array; whatever is not as expected is `None`, and so is all that follows it.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn array(&mut self) -> Option<u32> {
+        rmp::decode::read_array_len(&mut self.0).ok()
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        rmp::decode::read_int(&mut self.0).ok()
+    }
+
+    fn text(&mut self) -> Option<&'a [u8]> {
+        let length = rmp::decode::read_str_len(&mut self.0).ok()?;
+        let (text, rest) = self.0.split_at_checked(usize::try_from(length).ok()?)?;
+        self.0 = rest;
+        Some(text)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::ProposerId;
+
+    fn reply(format: u32, cluster: &str, nodes: u32, index: u32, memory: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        rmp::encode::write_array_len(&mut out, 5).unwrap();
+        rmp::encode::write_uint(&mut out, format.into()).unwrap();
+        rmp::encode::write_str(&mut out, cluster).unwrap();
+        rmp::encode::write_uint(&mut out, nodes.into()).unwrap();
+        rmp::encode::write_uint(&mut out, index.into()).unwrap();
+        rmp::encode::write_str_len(&mut out, memory.len() as u32).unwrap();
+        out.extend(memory);
+        out
+    }
+
+    #[test]
+    fn a_node_record_of_another_cluster_size_or_place_is_refused_with_advice() {
+        let identity = Identity { cluster: "blue".into(), nodes: 3, daemon: ProposerId(1) };
+        let judge = |reply: Vec<u8>| greeted(&identity, NodeIndex(1), &reply);
+        assert_eq!(judge(reply(FORMAT, "blue", 3, 1, b"")), Ok(None));
+        let memory = MemoryId(7).0.to_be_bytes();
+        assert_eq!(judge(reply(FORMAT, "blue", 3, 1, &memory)), Ok(Some(MemoryId(7))));
+        let refused = |reply| judge(reply).expect_err("foreign").to_string();
+        assert!(refused(reply(99, "blue", 3, 1, b"")).contains("format 99"));
+        assert!(refused(reply(FORMAT, "red", 3, 1, b"")).contains("cluster red"));
+        assert!(refused(reply(FORMAT, "blue", 5, 1, b"")).contains("number of nodes 5"));
+        let order = refused(reply(FORMAT, "blue", 3, 2, b""));
+        assert!(order.contains("index 2") && order.contains("same order"));
+        assert!(refused(vec![0xc0]).contains("not a node record"));
+        assert!(refused(Vec::new()).contains("not a node record"));
+    }
 
     fn good() -> Inspection {
         Inspection {

@@ -12,6 +12,7 @@ pub mod operation;
 pub mod redis;
 pub mod script;
 
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -61,6 +62,16 @@ pub enum NodeState {
     Refused(handshake::Refusal),
     /// The handshake succeeded.
     Ready(handshake::Welcome),
+}
+
+impl fmt::Display for NodeState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NodeState::Unreachable(reason) => write!(f, "unreachable: {reason}"),
+            NodeState::Refused(refusal) => write!(f, "refused: {refusal}"),
+            NodeState::Ready(_) => f.write_str("ready"),
+        }
+    }
 }
 
 /// Something that a node passed on. Hints may be lost, late or repeated; nothing rests on them but speed.

@@ -1,0 +1,57 @@
+-- What a script finds in an embedded server, as in Redis 7. Called with the Rust side's `run` (a command's reply, an
+-- error as {err = …}), `pack` and `unpack` (a table, or nil and what is wrong). Returns the environment of scripts, the
+-- table behind it where ARGV is put, and `invoke`.
+-- The wrappers are here and not in Rust so that what they raise is a table or a string and not the binding's userdata.
+local run, pack, unpack_all = ...
+
+local function call(...)
+  local reply = run(...)
+  if type(reply) == 'table' and reply.err then
+    error(reply, 0)
+  end
+  return reply
+end
+
+local function unpack_string(bytes)
+  local values, bad = unpack_all(bytes)
+  if not values then
+    -- Level 2 names the line of the script.
+    error(bad, 2)
+  end
+  return unpack(values, 1, values.n)
+end
+
+local known = {
+  redis = { call = call, pcall = run },
+  cmsgpack = { pack = pack, unpack = unpack_string },
+  string = string, table = table, math = math,
+  assert = assert, error = error, ipairs = ipairs, next = next, pairs = pairs, pcall = pcall, rawequal = rawequal,
+  rawget = rawget, select = select, setmetatable = setmetatable, getmetatable = getmetatable, tonumber = tonumber,
+  tostring = tostring, type = type, unpack = unpack, xpcall = xpcall,
+}
+-- Nothing that a script does may differ from one run to the next.
+math.random, math.randomseed = nil, nil
+
+local environment = setmetatable({}, {
+  __index = function(_, name)
+    local value = known[name]
+    if value == nil then
+      error("Script attempted to access nonexistent global variable '" .. tostring(name) .. "'", 2)
+    end
+    return value
+  end,
+  __newindex = function()
+    error('Attempt to modify a readonly table', 2)
+  end,
+})
+
+-- Runs a script; true and what it returns, or false and the message.
+local function invoke(script)
+  local done, result = pcall(script)
+  if not done and type(result) == 'table' then
+    result = result.err
+  end
+  return done, result
+end
+
+return environment, known, invoke

@@ -1,0 +1,226 @@
+//! The data of an embedded server: what Redis would hold, with the few commands that the scripts use.
+//!
+//! A plain value: clone it to keep a snapshot, compare two, put one back. Everything is ordered, so that the same
+//! commands give the same bytes. Scores of sorted sets are all 0, as in [`crate::node::keyspace`]; others are refused.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+
+use bytes::Bytes;
+
+/// What stands under one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// A string.
+    Bytes(Bytes),
+    /// A sorted set whose scores are all 0.
+    Names(BTreeSet<Bytes>),
+}
+
+/// All keys of one server, in byte order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Keyspace {
+    entries: BTreeMap<Bytes, Entry>,
+}
+
+/// What a command answers, as RESP2 has it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Reply {
+    Nil,
+    Status(&'static str),
+    Integer(i64),
+    Bytes(Bytes),
+    Array(Vec<Reply>),
+    Error(String),
+}
+
+const WRONG_TYPE: &str = "WRONGTYPE Operation against a key holding the wrong kind of value";
+const WRONG_NUMBER: &str = "ERR Wrong number of args calling Redis command from script";
+
+fn wrong_type() -> Reply {
+    Reply::Error(WRONG_TYPE.to_owned())
+}
+
+impl Keyspace {
+    /// What stands under a key.
+    pub fn get(&self, key: &[u8]) -> Option<&Entry> {
+        self.entries.get(key)
+    }
+
+    /// Puts something under a key, whatever was there.
+    pub fn insert(&mut self, key: impl Into<Bytes>, entry: Entry) {
+        self.entries.insert(key.into(), entry);
+    }
+
+    /// Removes a key; says whether it was there.
+    pub fn remove(&mut self, key: &[u8]) -> bool {
+        self.entries.remove(key).is_some()
+    }
+
+    /// All keys with what they hold, in byte order.
+    pub fn iter(&self) -> impl Iterator<Item = (&Bytes, &Entry)> {
+        self.entries.iter()
+    }
+
+    /// How many keys there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is no key.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Runs a command that touches nothing but data; `None` for one that is not known here.
+    pub(super) fn run(&mut self, name: &[u8], args: &[Bytes]) -> Option<Reply> {
+        Some(match (name, args) {
+            (b"GET", [key]) => self.get_string(key),
+            (b"SET", [key, value]) => {
+                self.insert(key.clone(), Entry::Bytes(value.clone()));
+                Reply::Status("OK")
+            }
+            (b"ZADD", [key, score, name]) if score.as_ref() == b"0" => self.add_name(key, name),
+            (b"ZADD", [_, _, _]) => Reply::Error("ERR only the score 0 is known here".to_owned()),
+            (b"ZREM", [key, name]) => self.remove_name(key, name),
+            (b"ZRANGEBYLEX", [key, min, max, limit, offset, count]) if limit.as_ref() == b"LIMIT" => {
+                self.range(key, min, max, offset, count)
+            }
+            (b"GET" | b"SET" | b"ZADD" | b"ZREM" | b"ZRANGEBYLEX", _) => {
+                Reply::Error(WRONG_NUMBER.to_owned())
+            }
+            _ => return None,
+        })
+    }
+
+    fn get_string(&self, key: &[u8]) -> Reply {
+        match self.entries.get(key) {
+            None => Reply::Nil,
+            Some(Entry::Bytes(bytes)) => Reply::Bytes(bytes.clone()),
+            Some(Entry::Names(_)) => wrong_type(),
+        }
+    }
+
+    fn add_name(&mut self, key: &Bytes, name: &Bytes) -> Reply {
+        match self.entries.entry(key.clone()).or_insert_with(|| Entry::Names(BTreeSet::new())) {
+            Entry::Names(names) => Reply::Integer(names.insert(name.clone()).into()),
+            Entry::Bytes(_) => wrong_type(),
+        }
+    }
+
+    fn remove_name(&mut self, key: &[u8], name: &[u8]) -> Reply {
+        let Some(entry) = self.entries.get_mut(key) else { return Reply::Integer(0) };
+        let Entry::Names(names) = entry else { return wrong_type() };
+        let removed = names.remove(name);
+        // Redis keeps no empty set.
+        if names.is_empty() {
+            self.entries.remove(key);
+        }
+        Reply::Integer(removed.into())
+    }
+
+    fn range(&self, key: &[u8], min: &Bytes, max: &Bytes, offset: &[u8], count: &[u8]) -> Reply {
+        let (Some(offset), Some(count)) = (integer(offset), integer(count)) else {
+            return Reply::Error("ERR value is not an integer or out of range".to_owned());
+        };
+        let (Some(min), Some(max)) = (lex_bound(min), lex_bound(max)) else {
+            return Reply::Error("ERR min or max not valid string range item".to_owned());
+        };
+        let names = match self.entries.get(key) {
+            None => return Reply::Array(Vec::new()),
+            Some(Entry::Bytes(_)) => return wrong_type(),
+            Some(Entry::Names(names)) => names,
+        };
+        let Ok(offset) = usize::try_from(offset) else { return Reply::Array(Vec::new()) };
+        let inside = names.iter().filter(|name| min.is_before(name) && max.is_after(name)).skip(offset);
+        // A negative count means all.
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        Reply::Array(inside.take(count).cloned().map(Reply::Bytes).collect())
+    }
+}
+
+fn integer(text: &[u8]) -> Option<i64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// One end of a range as ZRANGEBYLEX takes it.
+enum LexBound {
+    Lowest,
+    Highest,
+    At(Bound<Bytes>),
+}
+
+fn lex_bound(text: &Bytes) -> Option<LexBound> {
+    match text.first()? {
+        b'-' if text.len() == 1 => Some(LexBound::Lowest),
+        b'+' if text.len() == 1 => Some(LexBound::Highest),
+        b'[' => Some(LexBound::At(Bound::Included(text.slice(1..)))),
+        b'(' => Some(LexBound::At(Bound::Excluded(text.slice(1..)))),
+        _ => None,
+    }
+}
+
+impl LexBound {
+    fn is_before(&self, name: &Bytes) -> bool {
+        match self {
+            LexBound::Lowest | LexBound::At(Bound::Unbounded) => true,
+            LexBound::Highest => false,
+            LexBound::At(Bound::Included(bound)) => bound <= name,
+            LexBound::At(Bound::Excluded(bound)) => bound < name,
+        }
+    }
+
+    fn is_after(&self, name: &Bytes) -> bool {
+        match self {
+            LexBound::Highest | LexBound::At(Bound::Unbounded) => true,
+            LexBound::Lowest => false,
+            LexBound::At(Bound::Included(bound)) => name <= bound,
+            LexBound::At(Bound::Excluded(bound)) => name < bound,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(keyspace: &mut Keyspace, words: &[&str]) -> Reply {
+        let args: Vec<Bytes> = words[1..].iter().map(|word| Bytes::from(word.to_string())).collect();
+        keyspace.run(words[0].as_bytes(), &args).expect("known")
+    }
+
+    fn names(names: &[&str]) -> Reply {
+        Reply::Array(names.iter().map(|name| Reply::Bytes(Bytes::from(name.to_string()))).collect())
+    }
+
+    #[test]
+    fn a_set_of_names_is_ranged_in_byte_order_and_vanishes_when_empty() {
+        let mut keyspace = Keyspace::default();
+        for name in ["b", "a", "a/1", "c"] {
+            assert_eq!(run(&mut keyspace, &["ZADD", "set", "0", name]), Reply::Integer(1));
+        }
+        assert_eq!(run(&mut keyspace, &["ZADD", "set", "0", "a"]), Reply::Integer(0));
+        let mut range =
+            |min, max, count| run(&mut keyspace, &["ZRANGEBYLEX", "set", min, max, "LIMIT", "0", count]);
+        assert_eq!(range("-", "+", "-1"), names(&["a", "a/1", "b", "c"]));
+        assert_eq!(range("[a", "(b", "10"), names(&["a", "a/1"]));
+        assert_eq!(range("(a", "[b", "1"), names(&["a/1"]));
+        assert_eq!(range("+", "-", "10"), names(&[]));
+        assert!(matches!(range("a", "b", "10"), Reply::Error(_)));
+        for name in ["b", "a", "a/1", "c"] {
+            assert_eq!(run(&mut keyspace, &["ZREM", "set", name]), Reply::Integer(1));
+        }
+        assert!(keyspace.is_empty());
+    }
+
+    #[test]
+    fn a_command_on_the_wrong_type_is_refused() {
+        let mut keyspace = Keyspace::default();
+        run(&mut keyspace, &["SET", "string", "x"]);
+        run(&mut keyspace, &["ZADD", "set", "0", "x"]);
+        assert_eq!(run(&mut keyspace, &["GET", "set"]), wrong_type());
+        assert_eq!(run(&mut keyspace, &["ZADD", "string", "0", "x"]), wrong_type());
+        assert_eq!(run(&mut keyspace, &["ZREM", "string", "x"]), wrong_type());
+        assert_eq!(run(&mut keyspace, &["SET", "set", "x"]), Reply::Status("OK"));
+    }
+}

@@ -19,11 +19,11 @@ use fred::types::{ConnectHandle, CustomCommand, Message, Value};
 use futures::FutureExt;
 use futures::future::{self, BoxFuture, Either};
 
-use super::handshake::{Inspection, Refusal, Welcome, inspect};
-use super::keyspace::{FORMAT, changes_channel, daemon_channel};
-use super::{CallError, Hint, HintSink, Identity, Node, NodeState, memory_from_wire, script};
+use super::handshake::{Inspection, Refusal, Welcome, greeted, inspect};
+use super::keyspace::{changes_channel, daemon_channel};
+use super::{CallError, Hint, HintSink, Identity, Node, NodeState, script};
 use crate::config::{NodeAddress, NodeServer, Secret};
-use crate::ids::NodeIndex;
+use crate::ids::{MemoryId, NodeIndex};
 use crate::runtime::Runtime;
 
 /// The shortest pause between two attempts to connect.
@@ -441,7 +441,6 @@ impl Shared {
             })?;
         let own = daemon_channel(&self.identity.cluster, self.identity.daemon);
         client.subscribe(own).await.map_err(|error| unreachable_or_denied("SUBSCRIBE", &error))?;
-        let memory = memory_from_wire(memory);
         Ok((
             Welcome { version: version.as_str().into(), run_id: run_id.as_str().into(), memory },
             digest.into(),
@@ -466,21 +465,16 @@ impl Shared {
         })
     }
 
-    /// Makes or checks the node record; the memory, zero for none.
-    async fn hello(&self, client: &Client, run_id: &str) -> Result<u64, Failure> {
+    /// Makes or checks the node record; gives the memory.
+    async fn hello(&self, client: &Client, run_id: &str) -> Result<Option<MemoryId>, Failure> {
         let script = script::hello(&self.identity, self.index);
         let no_keys = Vec::<String>::new();
         let reply = client
             .eval::<Value, _, _, _>(script, no_keys, run_id)
             .await
             .map_err(|error| unreachable_or_denied("EVAL", &error))?;
-        let record = reply.into_bytes().and_then(|bytes| script::NodeRecord::decode(&bytes));
-        let Some(record) = record else {
-            let message = "the node record can't be read".to_owned();
-            return Err(Failure::Refused(Refusal::Denied { command: "EVAL", message }));
-        };
-        record.check(&self.identity, self.index, FORMAT).map_err(Failure::Refused)?;
-        Ok(record.memory)
+        let reply = reply.into_bytes().unwrap_or_default();
+        greeted(&self.identity, self.index, &reply).map_err(Failure::Refused)
     }
 
     // ---- fred

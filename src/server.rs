@@ -234,7 +234,7 @@ fn grpc_settings(settings: &Settings) -> grpc::Settings {
 async fn watch_quorum(cluster: Arc<Cluster>, router: Arc<HintRouter>, sender: watch::Sender<bool>) {
     let clock = cluster.runtime.clock.clone();
     while !sender.is_closed() {
-        let changed = router.states.listen();
+        let changed = futures::future::select(router.states.listen(), cluster.views.refreshed());
         let can_serve = cluster.reachable() >= cluster.size.quorum();
         let flipped = sender.send_if_modified(|now| std::mem::replace(now, can_serve) != can_serve);
         if flipped && can_serve {

@@ -231,7 +231,7 @@ impl Shared {
                     }
                     return Err(CallError::Unsent(error.details().into()));
                 }
-                None => error.to_string(),
+                None => words_of(&error),
             },
             // A frozen server must not hold things up. What it still does with this batch nobody knows.
             Either::Right(_) => format!("no reply within {:?}", self.options.call_timeout),
@@ -372,7 +372,7 @@ impl Shared {
                     client.unsubscribe(changes.as_str()).await
                 };
                 if let Err(error) = result {
-                    return Failure::Unreachable(error.to_string());
+                    return Failure::Unreachable(words_of(&error));
                 }
                 subscribed = watching;
             }
@@ -387,7 +387,7 @@ impl Shared {
                 },
                 ended = (&mut *connection).fuse() => {
                     let reason = match ended {
-                        Ok(Err(error)) => error.to_string(),
+                        Ok(Err(error)) => words_of(&error),
                         Ok(Ok(())) | Err(_) => "the connection was closed".to_owned(),
                     };
                     return Failure::Unreachable(reason);
@@ -525,13 +525,20 @@ async fn setting(client: &Client, name: &str) -> Result<Option<String>, Failure>
 
 /// An error reply means that the server is there and says no; anything else that it is not there.
 fn unreachable_or_denied(command: &'static str, error: &fred::error::Error) -> Failure {
-    let message = error.details().to_owned();
+    let message = words_of(error);
     let loading = ["LOADING", "BUSY", "MASTERDOWN"].iter().any(|code| message.starts_with(code));
     if error_code(error).is_some() && !loading {
         Failure::Refused(Refusal::Denied { command, message })
     } else {
         Failure::Unreachable(message)
     }
+}
+
+/// The error in words: fred passes on errors of the system as their debug form.
+fn words_of(error: &fred::error::Error) -> String {
+    let details = error.details();
+    let of_system = details.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"'));
+    of_system.map_or_else(|| details.to_owned(), |(words, _)| words.to_owned())
 }
 
 /// The first word of a server's error reply (`NOSCRIPT`, `ERR`, …); `None` for what went wrong on this side.

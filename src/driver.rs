@@ -115,6 +115,11 @@ impl Cluster {
         Ballot { token, proposer: self.proposer }
     }
 
+    /// Asks all nodes for, or no longer for, the changes that others announce.
+    pub fn watch_changes(&self, on: bool) {
+        self.batchers.iter().for_each(|batcher| batcher.node().watch_changes(on));
+    }
+
     /// Members that are connected with the memory that the list names, as last seen.
     pub fn reachable(&self) -> usize {
         let Some(view) = self.views.current() else { return 0 };
@@ -122,10 +127,9 @@ impl Cluster {
     }
 
     fn is_reachable(&self, view: &View, node: NodeIndex) -> bool {
-        match self.batchers[usize::from(node.0)].node().state() {
-            NodeState::Ready(welcome) => view.counts(node, welcome.memory),
-            NodeState::Unreachable(_) | NodeState::Refused(_) => false,
-        }
+        let batcher = &self.batchers[usize::from(node.0)];
+        let memory = batcher.last_reply().and_then(|last| last.memory);
+        matches!(batcher.node().state(), NodeState::Ready(_)) && view.counts(node, memory)
     }
 
     /// What is wrong with each node that can't be counted on, for people.
@@ -137,7 +141,7 @@ impl Cluster {
                 (NodeState::Unreachable(reason), _) => reason.to_string(),
                 (NodeState::Refused(refusal), _) => format!("refused: {refusal}"),
                 (NodeState::Ready(_), None) => "the member list has not been read yet".to_owned(),
-                (NodeState::Ready(welcome), Some(view)) if !view.counts(node.index(), welcome.memory) => {
+                (NodeState::Ready(_), Some(view)) if !self.is_reachable(view, node.index()) => {
                     "it lost its memory (a restart?) and does not count until it has rejoined".to_owned()
                 }
                 (NodeState::Ready(_), Some(_)) => return None,

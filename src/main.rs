@@ -1,3 +1,7 @@
 //! The binary: parses the command line and calls a room.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    majorityd::cli::main()
+}

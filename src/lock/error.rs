@@ -37,11 +37,9 @@ pub enum LockError {
     },
     /// No new lock may be granted until the longest TTL has passed since a recovery or a founding.
     #[error(
-        "the cluster was founded or recovered {elapsed_ms} ms ago or less; locks are granted again when the longest TTL of {wait_ms} ms has passed"
+        "the cluster was founded or recovered a short while ago; locks are granted again when the longest TTL of {wait_ms} ms has passed since"
     )]
     Recovering {
-        /// How long ago, at most as far as known, in milliseconds.
-        elapsed_ms: u64,
         /// How long it takes, in milliseconds.
         wait_ms: u64,
     },

@@ -1,27 +1,110 @@
 //! [`Locks`]: the asynchronous facade over the registers of locks.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use event_listener::Event;
+use futures::FutureExt;
 use futures::stream::BoxStream;
 
+use super::change::{Acquire, LockAnswer, LockChange, LockKind};
+use super::value::LockValue;
+use super::waiting::Waiting;
+use super::watch::Watching;
 use super::{
-    AcquireRequest, Acquisition, HoldEvent, HoldRequest, Lease, LockError, LockPage, LockView, TokenCheck,
-    WatchEvent,
+    AcquireRequest, Acquisition, Contention, HoldEvent, HoldRequest, Lease, LockError, LockPage, LockView,
+    LostReason, TokenCheck, WatchEvent, hold, watch,
 };
-use crate::ids::{LeaseId, LockName};
-use crate::runtime::Moment;
+use crate::driver::Cluster;
+use crate::ids::{LeaseId, LockName, NodeIndex, Owner};
+use crate::limits;
+use crate::register::proposer::Claim;
+use crate::register::registers::ChangeResult;
+use crate::register::{Committed, Observed, RegisterError, Registers};
+use crate::runtime::{Moment, Runtime};
 use crate::token::Token;
 
-/// Locks by majority. Cheap to share behind an `Arc`. Every `deadline` is a moment of the daemon's clock after which
-/// the caller no longer listens; the answer comes before it.
-pub struct Locks {}
+/// Off each lease for clocks that run unevenly: 0.1 % fast here and 0.1 % slow there.
+const DRIFT_PER_MILLE: u32 = 2;
+/// How long a daemon goes on trying to undo what nobody will use. After this the lease runs out by itself.
+const ABANDON_FOR: Duration = Duration::from_secs(30);
+
+/// The settings of locks.
+#[derive(Clone, Debug)]
+pub struct LockSettings {
+    /// Waiters of one name at this daemon.
+    pub waiters_per_name_max: usize,
+    /// Waiters of this daemon.
+    pub waiters_max: usize,
+    /// How long the next in line has to come.
+    pub offer_grace: Duration,
+    /// About how often a waiting daemon looks although nobody woke it.
+    pub look_interval: Duration,
+    /// How long a round is retried without a quorum.
+    pub patience: Duration,
+}
+
+impl Default for LockSettings {
+    fn default() -> Self {
+        Self {
+            waiters_per_name_max: limits::WAITERS_PER_NAME_MAX,
+            waiters_max: limits::WAITERS_MAX,
+            offer_grace: Duration::from_secs(2),
+            look_interval: Duration::from_secs(2),
+            patience: Duration::from_secs(3),
+        }
+    }
+}
+
+/// Locks by majority. Cheap to clone. Every `deadline` is a moment of the daemon's clock after which the caller no
+/// longer listens; the answer comes before it.
+#[derive(Clone)]
+pub struct Locks {
+    pub(super) inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub registers: Registers<LockKind>,
+    pub settings: LockSettings,
+    pub waiting: Waiting,
+    pub watching: Watching,
+    closing: AtomicBool,
+    pub closed: Event,
+}
 
 impl Locks {
-    /// Tries once, or waits in line for up to `request.wait`, never past `deadline`.
-    pub async fn acquire(&self, request: AcquireRequest, deadline: Moment) -> Result<Acquisition, LockError> {
-        unimplemented!("{request:?} {deadline:?}")
+    /// The locks of a cluster.
+    pub fn new(cluster: Arc<Cluster>, settings: LockSettings) -> Self {
+        let registers = Registers::new(cluster, settings.patience);
+        let waiting = Waiting::default();
+        let (closing, closed) = (AtomicBool::new(false), Event::new());
+        Self {
+            inner: Arc::new(Inner {
+                registers,
+                settings,
+                waiting,
+                watching: Watching::default(),
+                closing,
+                closed,
+            }),
+        }
     }
+
+    /// Tries once, or waits in line for up to `request.wait`, never past `deadline`. Dropping the future leaves nothing
+    /// behind but, at worst, a lease that runs out.
+    ///
+    /// # Errors
+    /// [`LockError`] says what is certain.
+    pub async fn acquire(&self, request: AcquireRequest, deadline: Moment) -> Result<Acquisition, LockError> {
+        let mut positions = |_| {};
+        self.inner.acquire(request, deadline, &mut positions).await
+    }
+
     /// Starts the lease's time again, with another length if `ttl` is given.
+    ///
+    /// # Errors
+    /// [`LockError::LeaseLost`] when somebody has had the lock since, or it was released.
     pub async fn extend(
         &self,
         name: &LockName,
@@ -29,30 +112,49 @@ impl Locks {
         ttl: Option<Duration>,
         deadline: Moment,
     ) -> Result<Lease, LockError> {
-        unimplemented!("{name} {lease_id:?} {ttl:?} {deadline:?}")
+        match self.inner.extend(name, lease_id, ttl, deadline).await? {
+            Ok(lease) => Ok(lease),
+            Err(_) => Err(LockError::LeaseLost { name: name.clone() }),
+        }
     }
+
     /// Ends the lease. `false` when it was no longer held. Repeatable.
+    ///
+    /// # Errors
+    /// [`LockError`] says what is certain.
     pub async fn release(
         &self,
         name: &LockName,
         lease_id: LeaseId,
         deadline: Moment,
     ) -> Result<bool, LockError> {
-        unimplemented!("{name} {lease_id:?} {deadline:?}")
+        let grace = self.inner.settings.offer_grace;
+        let ended = self.inner.end(name, LockChange::Release { lease_id, grace }, deadline).await?;
+        Ok(ended.answer == LockAnswer::Ended)
     }
+
     /// Acquires and keeps extending until the stream is dropped. The deadline is for the acquiring.
     pub fn hold(
         &self,
         request: HoldRequest,
         deadline: Moment,
     ) -> BoxStream<'static, Result<HoldEvent, LockError>> {
-        unimplemented!("{request:?} {deadline:?}")
+        hold::hold(self.inner.clone(), request, deadline)
     }
+
     /// Who holds the lock.
+    ///
+    /// # Errors
+    /// [`LockError::Register`] without a quorum.
     pub async fn get(&self, name: &LockName, deadline: Moment) -> Result<LockView, LockError> {
-        unimplemented!("{name} {deadline:?}")
+        let observed = self.inner.registers.read(name.as_str(), deadline).await?;
+        Ok(view(name.clone(), &observed))
     }
+
     /// The locks that are held or waited for, in byte order of their names, after `after`.
+    ///
+    /// # Errors
+    /// [`LockError::Register`] without a quorum.
     pub async fn list(
         &self,
         prefix: &str,
@@ -60,30 +162,275 @@ impl Locks {
         after: &str,
         deadline: Moment,
     ) -> Result<LockPage, LockError> {
-        unimplemented!("{prefix} {page_size} {after} {deadline:?}")
+        let names = self.inner.registers.list(prefix, after, page_size, deadline).await?;
+        let reads = names.names.iter().filter_map(|name| LockName::parse(name).ok()).map(|name| async move {
+            let observed = self.inner.registers.read(name.as_str(), deadline).await?;
+            let listed = observed.value.holder.is_some() || !observed.value.line.is_empty();
+            // The index is a hint: what it names may have been released since.
+            Ok::<_, LockError>(listed.then(|| view(name, &observed)))
+        });
+        let views = futures::future::try_join_all(reads).await?;
+        let next =
+            names.more.then(|| names.names.last()).flatten().and_then(|name| LockName::parse(name).ok());
+        Ok(LockPage { locks: views.into_iter().flatten().collect(), next })
     }
+
     /// The holder now, then every change of holder. A holder that comes and goes between two looks may be left out.
     pub fn watch(&self, name: LockName) -> BoxStream<'static, Result<WatchEvent, LockError>> {
-        unimplemented!("{name}")
+        watch::watch(self.inner.clone(), name)
     }
+
     /// Ends the lease that has this token, for operators.
+    ///
+    /// # Errors
+    /// [`LockError::TokenNotHeld`] when the lock is not held under it.
     pub async fn force_release(
         &self,
         name: &LockName,
         token: Token,
         deadline: Moment,
     ) -> Result<(), LockError> {
-        unimplemented!("{name} {token} {deadline:?}")
+        let grace = self.inner.settings.offer_grace;
+        match self.inner.end(name, LockChange::Force { token, grace }, deadline).await?.answer {
+            LockAnswer::NothingToEnd { highest_token } => {
+                Err(LockError::TokenNotHeld { name: name.clone(), token, highest: highest_token })
+            }
+            _ => Ok(()),
+        }
     }
+
     /// Whether a token is still the highest.
+    ///
+    /// # Errors
+    /// [`LockError::Register`] without a quorum.
     pub async fn check_token(
         &self,
         name: &LockName,
         token: Token,
         deadline: Moment,
     ) -> Result<TokenCheck, LockError> {
-        unimplemented!("{name} {token} {deadline:?}")
+        let observed = self.inner.registers.read(name.as_str(), deadline).await?;
+        let LockValue { holder, highest_token, .. } = &observed.value;
+        let running = |stamp, ttl| !observed.ages.is_aged(stamp, ttl);
+        Ok(TokenCheck {
+            highest: *highest_token == token,
+            held: holder.as_ref().is_some_and(|h| h.token == token && running(h.stamp, h.ttl())),
+            highest_token: *highest_token,
+        })
     }
+
+    /// A node passed on that somebody woke this daemon for a lock: its turn may have come.
+    pub fn on_wake(&self, node: NodeIndex, name: &str) {
+        self.inner.on_wake(node, name);
+    }
+
+    /// Some daemon announced that a lock's holder changed.
+    pub fn on_changed(&self, name: &str) {
+        self.inner.watching.changed(name);
+    }
+
     /// Stops taking calls: waiters end with [`LockError::ShuttingDown`], held streams with [`HoldEvent::Ended`].
-    pub fn shut_down(&self) {}
+    pub fn shut_down(&self) {
+        self.inner.closing.store(true, Ordering::Release);
+        self.inner.closed.notify(usize::MAX);
+    }
+}
+
+fn view(name: LockName, observed: &Observed<LockValue>) -> LockView {
+    let holder = observed.value.holder.as_ref().map(|holder| holder.view(&observed.ages));
+    LockView { name, holder, waiters: observed.value.waiters(), nodes: observed.nodes.clone() }
+}
+
+impl Inner {
+    pub fn runtime(&self) -> &Runtime {
+        &self.registers.cluster().runtime
+    }
+
+    pub fn now(&self) -> Moment {
+        self.runtime().clock.now()
+    }
+
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// See [`Locks::acquire`]; `positions` hears how many stand before, when that changes.
+    pub async fn acquire(
+        self: &Arc<Self>,
+        request: AcquireRequest,
+        deadline: Moment,
+        positions: &mut (dyn FnMut(u32) + Send),
+    ) -> Result<Acquisition, LockError> {
+        self.check_open()?;
+        let named = request.owner.is_some();
+        let acquire = self.change_of(request.clone());
+        let wait_until = deadline.min(self.now() + request.wait);
+        if request.wait.is_zero() {
+            return self.try_once(&request.name, acquire, deadline).await;
+        }
+        // The same owner may hold it already; it does not have to stand in line for that.
+        if named && self.waiting.has(request.name.as_str()) {
+            let glance = Acquire { waiting: None, ..acquire.clone() };
+            if let acquired @ Acquisition::Acquired(_) =
+                self.try_once(&request.name, glance, deadline).await?
+            {
+                return Ok(acquired);
+            }
+        }
+        self.wait_in_line(request.name, acquire, wait_until, positions).await
+    }
+
+    fn check_open(&self) -> Result<(), LockError> {
+        if self.is_closing() {
+            return Err(LockError::ShuttingDown);
+        }
+        match self.registers.cluster().views.current() {
+            Some(view) if !view.grants => Err(LockError::Recovering { wait_ms: view.list.ttl_max_ms }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn change_of(&self, request: AcquireRequest) -> Acquire {
+        let runtime = self.runtime();
+        Acquire {
+            lease_id: LeaseId::from_bytes(runtime.entropy.next_u128().to_be_bytes()),
+            owner: request.owner.unwrap_or_else(|| Owner::unique(runtime.entropy.next_u128())),
+            ttl: request.ttl,
+            now_unix_ms: runtime.clock.wall_unix_ms(),
+            attributes: request.attributes,
+            grace: self.settings.offer_grace,
+            waiting: None,
+        }
+    }
+
+    async fn try_once(
+        self: &Arc<Self>,
+        name: &LockName,
+        acquire: Acquire,
+        deadline: Moment,
+    ) -> Result<Acquisition, LockError> {
+        let lease_id = acquire.lease_id;
+        let [ticket] = self.registers.enqueue(name.as_str(), [LockChange::Acquire(acquire)], deadline)?;
+        // If the caller goes away, or nobody can tell whether it holds the lock, the lease must not stand for long.
+        let mut guard = AbandonGuard::new(self.clone(), name.clone(), lease_id, Some(ticket.claim()));
+        let result = self.registers.wait(ticket, deadline).await;
+        if !matches!(result, Err(RegisterError::OutcomeUnknown)) {
+            guard.disarm();
+        }
+        let committed = result?;
+        match &committed.answer {
+            LockAnswer::Contended(contention) => Ok(Acquisition::Contended(contention.clone())),
+            _ => Ok(Acquisition::Acquired(lease_of(name, &committed))),
+        }
+    }
+
+    /// Extends a lease; the inner error is why it is lost.
+    pub async fn extend(
+        &self,
+        name: &LockName,
+        lease_id: LeaseId,
+        ttl: Option<Duration>,
+        deadline: Moment,
+    ) -> Result<Result<Lease, LockAnswer>, LockError> {
+        let change = LockChange::Extend { lease_id, ttl };
+        let committed = self.registers.change(name.as_str(), change, deadline).await?;
+        match &committed.answer {
+            LockAnswer::Held { .. } => Ok(Ok(lease_of(name, &committed))),
+            lost => Ok(Err(lost.clone())),
+        }
+    }
+
+    /// Ends a lease. Where callers of this daemon wait, the first of them tries in the same round.
+    pub async fn end(
+        self: &Arc<Self>,
+        name: &LockName,
+        change: LockChange,
+        deadline: Moment,
+    ) -> ChangeResult<LockAnswer> {
+        match self.waiting.first(self, name.as_str()) {
+            None => self.registers.change(name.as_str(), change, deadline).await,
+            Some(first) => {
+                let lease_id = first.lease_id;
+                let changes = [change, LockChange::Acquire(first)];
+                let [ended, attempt] = self.registers.enqueue(name.as_str(), changes, deadline)?;
+                self.hand_over(name, lease_id, attempt);
+                self.registers.wait(ended, deadline).await
+            }
+        }
+    }
+
+    /// Undoes an acquire that nobody will use, in the background.
+    pub fn abandon(self: &Arc<Self>, name: LockName, lease_id: LeaseId) {
+        let inner = self.clone();
+        let task = async move {
+            let give_up = inner.now() + ABANDON_FOR;
+            while inner.now() < give_up {
+                let change = LockChange::Abandon { lease_id, grace: inner.settings.offer_grace };
+                let limit = give_up.min(inner.now() + inner.settings.patience);
+                match inner.end(&name, change, limit).await {
+                    Ok(_) => return,
+                    Err(error) => {
+                        tracing::debug!(lock = %name, %error, "an abandoned acquire could not be undone yet")
+                    }
+                }
+                let pause = inner.runtime().entropy.jitter(Duration::from_millis(500));
+                inner.runtime().clock.sleep_until(inner.now() + pause).await;
+            }
+        };
+        self.runtime().spawner.spawn(task.boxed());
+    }
+}
+
+/// A lease, as its holder gets it. It is valid from before its accept was first sent.
+pub(super) fn lease_of(name: &LockName, committed: &Committed<LockAnswer>) -> Lease {
+    let LockAnswer::Held { lease_id, token, owner, ttl } = &committed.answer else {
+        unreachable!("only an answer that holds the lock makes a lease")
+    };
+    let from = committed.first_sent.expect("a lease is made by a change that was sent");
+    let valid_until = from + (*ttl - *ttl * DRIFT_PER_MILLE / 1000);
+    Lease {
+        name: name.clone(),
+        owner: owner.clone(),
+        lease_id: *lease_id,
+        token: *token,
+        ttl: *ttl,
+        valid_until,
+    }
+}
+
+/// Why a lease with this token was lost.
+pub(super) fn lost_reason(token: Token, answer: &LockAnswer) -> LostReason {
+    match answer {
+        LockAnswer::Lost { forced_token } if *forced_token == token => LostReason::Forced,
+        _ => LostReason::Replaced,
+    }
+}
+
+/// What is known of contention before anybody looked.
+pub(super) fn nothing_known(waiters: usize) -> Contention {
+    Contention { holder: None, waiters: u32::try_from(waiters).unwrap_or(u32::MAX) }
+}
+
+/// Undoes an acquire whose caller has gone away. Armed until told otherwise.
+pub(super) struct AbandonGuard {
+    armed: Option<(Arc<Inner>, LockName, LeaseId, Option<Arc<Claim>>)>,
+}
+
+impl AbandonGuard {
+    pub fn new(inner: Arc<Inner>, name: LockName, lease_id: LeaseId, claim: Option<Arc<Claim>>) -> Self {
+        Self { armed: Some((inner, name, lease_id, claim)) }
+    }
+
+    pub fn disarm(&mut self) {
+        self.armed = None;
+    }
+}
+
+impl Drop for AbandonGuard {
+    fn drop(&mut self) {
+        let Some((inner, name, lease_id, claim)) = self.armed.take() else { return };
+        if !claim.is_some_and(|claim| claim.withdraw()) {
+            inner.abandon(name, lease_id);
+        }
+    }
 }

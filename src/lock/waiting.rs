@@ -1,1 +1,441 @@
-//! Stub.
+//! Waiting in line. Within a daemon waiters stand in order of their tickets; the register knows only the first.
+//!
+//! One task per name speaks for all of them: it tries for the first, is woken by a release of this daemon, by a publish
+//! (another daemon's release offered us the lock), by a change in the line, or by a slow, jittered look. It ends, and
+//! gives up the daemon's place, when nobody waits. A waiter that goes away is taken out of the line at once; a lease
+//! that was agreed on for somebody who is gone is released, and the one after is next.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use event_listener::Event;
+use futures::channel::mpsc;
+use futures::future::{self, Either};
+use futures::{FutureExt, StreamExt};
+
+use super::change::{self, Acquire, LockAnswer, LockChange};
+use super::locks::{Inner, lease_of, nothing_known};
+use super::{Acquisition, Contention, Lease, LockError};
+use crate::ids::{LeaseId, LockName, NodeIndex};
+use crate::register::RegisterError;
+use crate::register::registers::{ChangeResult, Ticket};
+use crate::runtime::Moment;
+use crate::token::Token;
+
+/// A place lasts for so many looks without being renewed, and at least for [`PLACE_TTL_MIN`].
+const PLACE_LOOKS: u32 = 8;
+const PLACE_TTL_MIN: Duration = Duration::from_secs(15);
+/// A turn that fewer than q nodes have passed on is looked for after this.
+const HINT_PATIENCE: Duration = Duration::from_millis(20);
+/// After a lease has run out by the nodes' clocks, a look comes this much later, jittered.
+const AFTER_EXPIRY: Duration = Duration::from_millis(50);
+
+/// All lines of this daemon.
+#[derive(Default)]
+pub(super) struct Waiting {
+    /// Never iterated over, so its order does not matter.
+    lines: Mutex<HashMap<Arc<str>, Line>>,
+    total: AtomicUsize,
+}
+
+/// The waiters of one name.
+#[derive(Default)]
+struct Line {
+    waiters: BTreeMap<Token, Waiter>,
+    /// Wakes the line's task.
+    woken: Arc<Event>,
+    /// Attempts for the first waiter that releases put in the register's line.
+    handed: Vec<Ticket<LockAnswer>>,
+    /// As far as known, the daemon has a place in the register's line: newcomers need not be told there.
+    placed: bool,
+    /// Nodes that passed on that it may be our turn, by bit, since the last look.
+    hinted: u8,
+    /// What the last look found.
+    last: Option<Result<Contention, RegisterError>>,
+    /// Of the last look: how many of other daemons stand before our first.
+    before: u32,
+}
+
+struct Waiter {
+    acquire: Acquire,
+    news: mpsc::UnboundedSender<News>,
+}
+
+/// What a waiter hears.
+enum News {
+    Position(u32),
+    Granted(Lease),
+}
+
+impl Waiting {
+    fn lines(&self) -> MutexGuard<'_, HashMap<Arc<str>, Line>> {
+        self.lines.lock().expect("no holder of this lock panics")
+    }
+
+    /// Whether anybody waits for the name.
+    pub fn has(&self, name: &str) -> bool {
+        self.lines().contains_key(name)
+    }
+
+    /// How many wait, over all names.
+    pub fn total(&self) -> usize {
+        self.total.load(Ordering::Relaxed)
+    }
+
+    /// The attempt of the first waiter.
+    pub fn first(&self, inner: &Inner, name: &str) -> Option<Acquire> {
+        self.lines().get(name)?.attempt(inner, false)
+    }
+}
+
+impl Line {
+    /// The attempt of the first waiter, in the words of a change.
+    fn attempt(&self, inner: &Inner, renew: bool) -> Option<Acquire> {
+        let mut tickets = self.waiters.iter();
+        let (ticket, first) = tickets.next()?;
+        let waiting = change::Waiting {
+            daemon: inner.registers.cluster().proposer,
+            ticket: *ticket,
+            first: true,
+            next: tickets.next().map(|(ticket, _)| *ticket),
+            count: u32::try_from(self.waiters.len()).unwrap_or(u32::MAX),
+            place_ttl: place_ttl(inner),
+            renew,
+        };
+        Some(Acquire { waiting: Some(waiting), ..first.acquire.clone() })
+    }
+
+    /// Tells everybody how many stand before.
+    fn tell_positions(&self) {
+        for (position, waiter) in self.waiters.values().enumerate() {
+            let position = self.before.saturating_add(u32::try_from(position).unwrap_or(u32::MAX));
+            let _ = waiter.news.unbounded_send(News::Position(position));
+        }
+    }
+}
+
+fn place_ttl(inner: &Inner) -> Duration {
+    (inner.settings.look_interval * PLACE_LOOKS).max(PLACE_TTL_MIN)
+}
+
+/// A waiter's place in its daemon. Dropping it takes the waiter out, and gives back a lease that came too late.
+struct Seat {
+    inner: Arc<Inner>,
+    name: LockName,
+    ticket: Token,
+    heard: mpsc::UnboundedReceiver<News>,
+}
+
+impl Seat {
+    /// Takes the waiter out of the line; the lock, if it came at the last moment.
+    fn stand_up(&mut self) -> Option<Lease> {
+        let waiting = &self.inner.waiting;
+        if let Some(line) = waiting.lines().get_mut(self.name.as_str())
+            && line.waiters.remove(&self.ticket).is_some()
+        {
+            waiting.total.fetch_sub(1, Ordering::Relaxed);
+            // Who comes after may speak for the daemon now, or nobody may be left.
+            line.woken.notify(1);
+        }
+        // A grant takes the waiter out under the same lock: after this none can come.
+        while let Ok(news) = self.heard.try_recv() {
+            if let News::Granted(lease) = news {
+                return Some(lease);
+            }
+        }
+        None
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if let Some(lease) = self.stand_up() {
+            self.inner.abandon(self.name.clone(), lease.lease_id);
+        }
+    }
+}
+
+impl Inner {
+    /// Stands in line until the lock is had, or until `until`.
+    pub(super) async fn wait_in_line(
+        self: &Arc<Self>,
+        name: LockName,
+        acquire: Acquire,
+        until: Moment,
+        positions: &mut (dyn FnMut(u32) + Send),
+    ) -> Result<Acquisition, LockError> {
+        let mut seat = self.sit_down(name, acquire)?;
+        let mut timer = self.runtime().clock.sleep_until(until);
+        let mut closed = self.closed.listen();
+        let mut position = None;
+        loop {
+            if self.is_closing() {
+                return seat.stand_up().map(Acquisition::Acquired).ok_or(LockError::ShuttingDown);
+            }
+            let interruption = future::select(&mut timer, &mut closed);
+            match future::select(seat.heard.next(), interruption).await {
+                Either::Left((Some(News::Granted(lease)), _)) => return Ok(Acquisition::Acquired(lease)),
+                Either::Left((Some(News::Position(now)), _)) => {
+                    if position.replace(now) != Some(now) {
+                        positions(now);
+                    }
+                }
+                // The line's task ended without a word: the runtime is stopping.
+                Either::Left((None, _)) => return Err(LockError::ShuttingDown),
+                Either::Right((Either::Left(_), _)) => {
+                    let last = self.last_look(&seat.name);
+                    return seat.stand_up().map_or(last, |lease| Ok(Acquisition::Acquired(lease)));
+                }
+                Either::Right((Either::Right(_), _)) => closed = self.closed.listen(),
+            }
+        }
+    }
+
+    /// What the last look found, for a waiter whose time is up.
+    fn last_look(&self, name: &LockName) -> Result<Acquisition, LockError> {
+        let lines = self.waiting.lines();
+        let Some(line) = lines.get(name.as_str()) else {
+            return Ok(Acquisition::Contended(nothing_known(0)));
+        };
+        match &line.last {
+            Some(Ok(contention)) => Ok(Acquisition::Contended(contention.clone())),
+            // Others of this daemon may have been told an outcome that is open; this waiter was not in it.
+            Some(Err(RegisterError::OutcomeUnknown)) | None => {
+                Ok(Acquisition::Contended(nothing_known(line.waiters.len())))
+            }
+            Some(Err(error)) => Err(error.clone().into()),
+        }
+    }
+
+    fn sit_down(self: &Arc<Self>, name: LockName, acquire: Acquire) -> Result<Seat, LockError> {
+        let settings = &self.settings;
+        let too_many = |waiting, max| Err(LockError::TooManyWaiters { name: name.clone(), waiting, max });
+        let mut lines = self.waiting.lines();
+        let total = self.waiting.total();
+        if total >= settings.waiters_max {
+            return too_many(total, settings.waiters_max);
+        }
+        let starts = match lines.get(name.as_str()).map(|line| line.waiters.len()) {
+            Some(waiting) if waiting >= settings.waiters_per_name_max => {
+                return too_many(waiting, settings.waiters_per_name_max);
+            }
+            Some(_) => false,
+            None => true,
+        };
+        self.waiting.total.fetch_add(1, Ordering::Relaxed);
+        let ticket = self.registers.cluster().next_ballot().token;
+        let (news, heard) = mpsc::unbounded();
+        let line = lines.entry(name.as_str().into()).or_default();
+        line.waiters.insert(ticket, Waiter { acquire, news });
+        if !line.placed {
+            line.woken.notify(1);
+        }
+        drop(lines);
+        if starts {
+            let speaker = Speaker { inner: self.clone(), name: name.clone(), delivered: None };
+            self.runtime().spawner.spawn(speaker.run().boxed());
+        }
+        Ok(Seat { inner: self.clone(), name, ticket, heard })
+    }
+
+    /// The task of the name shall take care of this attempt; if it has ended, nobody wants the lock.
+    pub(super) fn hand_over(
+        self: &Arc<Self>,
+        name: &LockName,
+        lease_id: LeaseId,
+        attempt: Ticket<LockAnswer>,
+    ) {
+        match self.waiting.lines().get_mut(name.as_str()) {
+            Some(line) => {
+                line.handed.push(attempt);
+                line.woken.notify(1);
+            }
+            None => self.abandon(name.clone(), lease_id),
+        }
+    }
+
+    /// A node passed on that it may be our turn. The first to say so may be ahead of the quorum, and a look at that moment
+    /// would be in the way of the very release that it looks for: so the task is woken by the q-th, or a little later.
+    pub(super) fn on_wake(self: &Arc<Self>, node: NodeIndex, name: &str) {
+        let quorum = self.registers.cluster().size.quorum();
+        let mut lines = self.waiting.lines();
+        let Some(line) = lines.get_mut(name) else { return };
+        let first = line.hinted == 0;
+        line.hinted |= 1 << node.0;
+        if line.hinted.count_ones() as usize >= quorum {
+            line.hinted = 0;
+            line.woken.notify(1);
+        } else if first {
+            let (clock, woken) = (self.runtime().clock.clone(), line.woken.clone());
+            let wait = async move {
+                clock.sleep_until(clock.now() + HINT_PATIENCE).await;
+                woken.notify(1);
+            };
+            self.runtime().spawner.spawn(wait.boxed());
+        }
+    }
+}
+
+/// The task that speaks for the waiters of one name.
+struct Speaker {
+    inner: Arc<Inner>,
+    name: LockName,
+    /// The last lease that reached its waiter.
+    delivered: Option<LeaseId>,
+}
+
+enum Look {
+    Nobody,
+    Again,
+    Waiting(Duration),
+}
+
+impl Speaker {
+    async fn run(mut self) {
+        let mut renewed = self.inner.now();
+        loop {
+            // Listen before looking, so that nothing that happens in between is missed.
+            let woken = self
+                .inner
+                .waiting
+                .lines()
+                .get(self.name.as_str())
+                .map(|line| (line.woken.listen(), line.placed));
+            let Some((woken, placed)) = woken else { return };
+            let now = self.inner.now();
+            let renew = placed && now.since(renewed) > place_ttl(&self.inner) / 3;
+            match self.look(renew).await {
+                Look::Nobody => return,
+                Look::Again => {}
+                Look::Waiting(pause) => {
+                    if renew || !placed {
+                        renewed = now;
+                    }
+                    let timer = self.inner.runtime().clock.sleep_until(self.inner.now() + pause);
+                    future::select(woken, timer).await;
+                }
+            }
+        }
+    }
+
+    /// Sees attempts through that releases have made for us, or tries for the first waiter.
+    async fn look(&mut self, renew: bool) -> Look {
+        let inner = self.inner.clone();
+        let name = self.name.clone();
+        let name = name.as_str();
+        let deadline = inner.now() + inner.settings.patience;
+        let (handed, attempt) = {
+            let mut lines = inner.waiting.lines();
+            let Some(line) = lines.get_mut(name) else { return Look::Nobody };
+            (std::mem::take(&mut line.handed), line.attempt(&inner, renew))
+        };
+        let mut look = None;
+        for ticket in handed {
+            let result = inner.registers.wait(ticket, deadline).await;
+            look = Some(self.after(result));
+        }
+        match (look, attempt) {
+            (Some(look), _) => look,
+            (None, Some(attempt)) => {
+                let result = inner.registers.change(name, LockChange::Acquire(attempt), deadline).await;
+                self.after(result)
+            }
+            (None, None) => self.leave().await,
+        }
+    }
+
+    /// Nobody waits any more: gives up the daemon's place, then ends, unless somebody came meanwhile.
+    async fn leave(&self) -> Look {
+        let inner = &self.inner;
+        let name = self.name.as_str();
+        // Whatever is known of the place: an attempt whose outcome is open may have made one.
+        let daemon = inner.registers.cluster().proposer;
+        let change = LockChange::Leave { daemon, grace: inner.settings.offer_grace };
+        let tried = inner.waiting.lines().get(name).is_some_and(|line| line.placed || line.last.is_some());
+        if tried {
+            let deadline = inner.now() + inner.settings.patience;
+            if let Err(error) = inner.registers.change(name, change, deadline).await {
+                tracing::debug!(lock = %self.name, %error, "a place in line could not be given up; it will age");
+            }
+        }
+        let mut lines = inner.waiting.lines();
+        let Some(line) = lines.get_mut(name) else { return Look::Nobody };
+        line.placed = false;
+        line.last = None;
+        if line.waiters.is_empty() && line.handed.is_empty() {
+            lines.remove(name);
+            return Look::Nobody;
+        }
+        Look::Again
+    }
+
+    fn after(&mut self, result: ChangeResult<LockAnswer>) -> Look {
+        let inner = self.inner.clone();
+        let mut lines = inner.waiting.lines();
+        let Some(line) = lines.get_mut(self.name.as_str()) else { return Look::Nobody };
+        line.hinted = 0;
+        match result {
+            Ok(committed) => match &committed.answer {
+                LockAnswer::Waiting { contention, before } => {
+                    line.placed = true;
+                    line.last = Some(Ok(contention.clone()));
+                    line.before = *before;
+                    line.tell_positions();
+                    Look::Waiting(self.pause(contention))
+                }
+                LockAnswer::Held { lease_id, .. } => {
+                    let lease = lease_of(&self.name, &committed);
+                    self.deliver(line, *lease_id, lease)
+                }
+                LockAnswer::Contended(_)
+                | LockAnswer::Lost { .. }
+                | LockAnswer::Ended
+                | LockAnswer::NothingToEnd { .. } => {
+                    unreachable!("an acquire that waits answers that it holds or that it waits")
+                }
+            },
+            Err(error) => {
+                tracing::debug!(lock = %self.name, %error, "a look for those who wait failed");
+                line.last = Some(Err(error));
+                Look::Waiting(inner.runtime().entropy.jitter(inner.settings.look_interval))
+            }
+        }
+    }
+
+    /// The lock is held under this lease id: hands it to its waiter, or gives it back.
+    fn deliver(&mut self, line: &mut Line, lease_id: LeaseId, lease: Lease) -> Look {
+        let waiter = line.waiters.iter().find(|(_, waiter)| waiter.acquire.lease_id == lease_id);
+        let Some(ticket) = waiter.map(|(ticket, _)| *ticket) else {
+            // A second attempt for a waiter that has its lease already, or one that has gone away.
+            if self.delivered != Some(lease_id) {
+                self.inner.abandon(self.name.clone(), lease_id);
+            }
+            return Look::Again;
+        };
+        let waiter = line.waiters.remove(&ticket).expect("it was found a moment ago");
+        self.inner.waiting.total.fetch_sub(1, Ordering::Relaxed);
+        self.delivered = Some(lease_id);
+        // The receiver lives as long as its seat, and its seat would have taken the waiter out.
+        let _ = waiter.news.unbounded_send(News::Granted(lease));
+        // The attempt named the next waiter that it knew of; one that came later has to be told there.
+        line.placed = false;
+        line.before = 0;
+        line.tell_positions();
+        Look::Again
+    }
+
+    /// Until the next look, if nobody wakes us.
+    fn pause(&self, contention: &Contention) -> Duration {
+        let entropy = &self.inner.runtime().entropy;
+        let interval = self.inner.settings.look_interval;
+        let slow = interval / 2 + entropy.jitter(interval);
+        match &contention.holder {
+            // The holder may have died: others may have the lock when its lease has aged.
+            Some(holder) => slow.min(holder.remaining + AFTER_EXPIRY / 10 + entropy.jitter(AFTER_EXPIRY)),
+            // On offer to somebody who may not come.
+            None => slow.min(self.inner.settings.offer_grace + entropy.jitter(AFTER_EXPIRY)),
+        }
+    }
+}

@@ -5,8 +5,8 @@
 //! queue. An operation is encoded once and shared by all nodes ([`Encoded`]), so a batch is little more than a copy.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -345,12 +345,14 @@ pub struct Batcher {
     node: Arc<dyn Node>,
     queue: mpsc::UnboundedSender<Queued>,
     queued: Arc<AtomicUsize>,
-    last_clock: Arc<std::sync::Mutex<Option<ClockReading>>>,
+    last: Arc<Mutex<Option<LastReply>>>,
 }
 
-/// The node's clock as its last reply gave it.
+/// What the node's last reply said beside its answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClockReading {
+pub struct LastReply {
+    /// The node's memory.
+    pub memory: Option<MemoryId>,
     /// The node's clock, in microseconds of Unix time.
     pub node_us: u64,
     /// This machine's, in milliseconds of Unix time, when the reply came.
@@ -364,15 +366,15 @@ impl Batcher {
     pub fn new(node: Arc<dyn Node>, runtime: &Runtime) -> Self {
         let (queue, waiting) = mpsc::unbounded();
         let queued = Arc::new(AtomicUsize::new(0));
-        let last_clock = Arc::default();
+        let last = Arc::default();
         let sender = Sender {
             node: node.clone(),
             runtime: runtime.clone(),
             queued: queued.clone(),
-            last_clock: Arc::clone(&last_clock),
+            last: Arc::clone(&last),
         };
         runtime.spawner.spawn(sender.run(waiting).boxed());
-        Self { node, queue, queued, last_clock }
+        Self { node, queue, queued, last }
     }
 
     /// The node behind it.
@@ -380,9 +382,9 @@ impl Batcher {
         &self.node
     }
 
-    /// The last reading of the node's clock.
-    pub fn clock(&self) -> Option<ClockReading> {
-        *self.last_clock.lock().expect("no holder of this lock panics")
+    /// What the last reply said; `None` before the first.
+    pub fn last_reply(&self) -> Option<LastReply> {
+        *self.last.lock().expect("no holder of this lock panics")
     }
 
     /// Queues an operation that goes by the list `list`. Exactly one [`Reply`] follows.
@@ -411,7 +413,7 @@ struct Sender {
     node: Arc<dyn Node>,
     runtime: Runtime,
     queued: Arc<AtomicUsize>,
-    last_clock: Arc<std::sync::Mutex<Option<ClockReading>>>,
+    last: Arc<Mutex<Option<LastReply>>>,
 }
 
 impl Sender {
@@ -420,8 +422,15 @@ impl Sender {
         let mut next: VecDeque<Queued> = VecDeque::new();
         let mut open = true;
         while open || !under_way.is_empty() || !next.is_empty() {
-            while let Ok(item) = waiting.try_recv() {
-                next.push_back(item);
+            loop {
+                match waiting.try_recv() {
+                    Ok(item) => next.push_back(item),
+                    Err(mpsc::TryRecvError::Empty) => break,
+                    Err(mpsc::TryRecvError::Closed) => {
+                        open = false;
+                        break;
+                    }
+                }
             }
             while !next.is_empty() && under_way.len() < limits::BATCHES_IN_FLIGHT_MAX {
                 under_way.push(self.carry(take_batch(&mut next)));
@@ -433,6 +442,7 @@ impl Sender {
                         Some(item) => next.push_back(item),
                         None => open = false,
                     },
+                    complete => open = false,
                 }
             } else {
                 under_way.next().await;
@@ -449,7 +459,10 @@ impl Sender {
         let reply = self.node.call(payload).await;
         let failed = match reply.map(|reply| decode(&reply)) {
             Ok(Ok(BatchReply::Done { memory, list, now_us, answers })) if answers.len() == batch.len() => {
-                self.note_clock(now_us, self.runtime.clock.now().since(sent));
+                self.note(memory, now_us, self.runtime.clock.now().since(sent));
+                if answers.iter().flatten().any(is_unfit) {
+                    self.node.reset("it refuses to write: it is inspected again");
+                }
                 for (item, answered) in batch.into_iter().zip(answers) {
                     let delivery = match answered {
                         Some(answer) => Delivery::Answered { memory, answer },
@@ -479,11 +492,18 @@ impl Sender {
         }
     }
 
-    fn note_clock(&self, node_us: u64, round_trip: Duration) {
+    fn note(&self, memory: Option<MemoryId>, node_us: u64, round_trip: Duration) {
         let here_ms = self.runtime.clock.wall_unix_ms();
-        let reading = ClockReading { node_us, here_ms, round_trip };
-        *self.last_clock.lock().expect("no holder of this lock panics") = Some(reading);
+        let last = LastReply { memory, node_us, here_ms, round_trip };
+        *self.last.lock().expect("no holder of this lock panics") = Some(last);
     }
+}
+
+/// An operation failed in a way that the handshake would have found: the server was turned into a replica, or our rights
+/// were taken away.
+fn is_unfit(answer: &Answer) -> bool {
+    let codes = ["READONLY", "NOPERM", "MISCONF"];
+    matches!(answer, Answer::Failed { message } if codes.iter().any(|code| message.contains(code)))
 }
 
 /// The longest run from the front that goes by one list and keeps to the bounds; at least one operation.

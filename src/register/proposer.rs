@@ -460,7 +460,12 @@ impl<K: Kind> Proposer<K> {
         match tally.verdict() {
             quorum::Verdict::Pending => Action::Wait(None),
             quorum::Verdict::Impossible => {
-                let refused_by_all = tally.outstanding() == 0 && tally.yes() == 0 && !maybe_taken;
+                let so_far_refused = tally.yes() == 0 && !maybe_taken;
+                if so_far_refused && tally.outstanding() > 0 {
+                    // The last word may make the outcome certain.
+                    return Action::Wait(Some(SETTLE));
+                }
+                let refused_by_all = so_far_refused;
                 if refused_by_all && matches!(plan, Plan::Apply(_)) {
                     // It is nowhere and can come nowhere: as if never sent.
                     self.sent.pop();
@@ -672,7 +677,8 @@ impl<K: Kind> Machine for Proposer<K> {
     fn on_wake(&mut self, context: &Context<'_>) -> Step<K> {
         match &self.phase {
             Phase::Preparing(_) => self.on_prepare(true, context),
-            Phase::Idle | Phase::Reading { .. } | Phase::Accepting { .. } => self.prepare(false, context),
+            Phase::Accepting { .. } => self.rest(context),
+            Phase::Idle | Phase::Reading { .. } => self.prepare(false, context),
         }
     }
 

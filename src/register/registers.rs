@@ -3,7 +3,7 @@
 //! Changes of one key that wait in this daemon are applied in order, in one round. Different keys never wait for each
 //! other. A round runs in a task of its own, so a caller that goes away stops nothing half way.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use super::{Kind, RegisterError};
 use crate::driver::{Cluster, drive};
 use crate::ids::NodeIndex;
 use crate::limits;
-use crate::node::operation::RegisterKey;
+use crate::node::operation::{Answer, Operation, RegisterKey};
 use crate::runtime::Moment;
 use crate::token::Ballot;
 
@@ -26,6 +26,9 @@ use crate::token::Ballot;
 const SHARDS: usize = 64;
 /// Idle keys whose warm promise one shard remembers. A promise that is forgotten costs one round trip.
 const WARM_PER_SHARD_MAX: usize = 1_024;
+
+/// Pause before the indexes are asked again.
+const LIST_PAUSE: Duration = Duration::from_millis(50);
 
 /// A change that was agreed on.
 #[derive(Clone, Debug, PartialEq)]
@@ -93,6 +96,22 @@ struct Pending<K: Kind> {
     entry: Entry<K>,
     result: oneshot::Sender<ChangeResult<K::Answer>>,
     deadline: Moment,
+}
+
+impl<A> Ticket<A> {
+    /// The right to take the change back.
+    pub fn claim(&self) -> Arc<Claim> {
+        self.claim.clone()
+    }
+}
+
+/// Names in byte order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
+    /// What the index says; a hint.
+    pub names: Vec<String>,
+    /// There may be more after the last.
+    pub more: bool,
 }
 
 impl<K: Kind> Clone for Registers<K> {
@@ -198,6 +217,56 @@ impl<K: Kind> Registers<K> {
             None => Err(inner.no_quorum()),
         }
     }
+}
+
+impl<K: Kind> Registers<K> {
+    /// Names of listed registers with a prefix, after a name, from the indexes of a quorum. What is certain: a register
+    /// that was listed all the while is among them.
+    ///
+    /// # Errors
+    /// [`RegisterError::NoQuorum`].
+    pub async fn list(
+        &self,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+        deadline: Moment,
+    ) -> Result<Names, RegisterError> {
+        let (inner, runtime) = (&self.inner, &self.inner.cluster.runtime);
+        let give_up = deadline.min(runtime.clock.now() + inner.patience);
+        let kind = K::LETTER;
+        let list = Operation::List { kind, prefix: prefix.to_owned(), after: after.to_owned(), limit };
+        loop {
+            let view = inner.cluster.views.current();
+            let answers = inner.cluster.ask_all(&list).await.into_iter();
+            let counted = answers.filter_map(|(node, memory, answer)| match answer {
+                Answer::Names(names) if view.as_ref()?.counts(node, memory) => Some(names),
+                _ => None,
+            });
+            let counted: Vec<_> = counted.collect();
+            if counted.len() >= inner.cluster.size.quorum() {
+                return Ok(merge_names(counted, limit));
+            }
+            if runtime.clock.now() >= give_up {
+                return Err(inner.no_quorum());
+            }
+            inner.cluster.views.want();
+            runtime.clock.sleep_until(runtime.clock.now() + LIST_PAUSE).await;
+        }
+    }
+}
+
+/// One page out of several indexes. A node that gave as many as were asked for may have more after its last, so the
+/// page ends there at the latest.
+fn merge_names(indexes: Vec<Vec<String>>, limit: usize) -> Names {
+    let full = indexes.iter().filter(|names| names.len() >= limit);
+    let certain_to = full.filter_map(|names| names.last().cloned()).min();
+    let all: BTreeSet<String> = indexes.into_iter().flatten().collect();
+    let more_known = all.len();
+    let within = |name: &String| certain_to.as_ref().is_none_or(|last| name <= last);
+    let names: Vec<String> = all.into_iter().filter(within).take(limit).collect();
+    let more = certain_to.is_some() || names.len() < more_known;
+    Names { names, more }
 }
 
 impl<K: Kind> Shard<K> {
@@ -320,6 +389,27 @@ impl<K: Kind> Inner<K> {
             nodes: self.cluster.size.nodes(),
             quorum: self.cluster.size.quorum(),
             detail: self.cluster.complaint(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_ends_where_an_index_may_have_more() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        // Two indexes, limit: page, more?
+        for (one, two, limit, page, more) in [
+            (&["a", "b"][..], &["b", "c"][..], 5, &["a", "b", "c"][..], false),
+            (&["a", "b"], &["b", "c"], 2, &["a", "b"], true),
+            (&["a", "d"], &["b", "c"], 2, &["a", "b"], true),
+            (&["a"], &["b", "c"], 2, &["a", "b"], true),
+            (&[], &[], 2, &[], false),
+        ] {
+            let merged = merge_names(vec![names(one), names(two)], limit);
+            assert_eq!(merged, Names { names: names(page), more }, "{one:?} {two:?} {limit}");
         }
     }
 }

@@ -15,7 +15,8 @@ use fred::rustls::{ClientConfig, RootCertStore, crypto};
 use fred::rustls_native_certs::load_native_certs;
 use fred::types::{ConnectHandle, RespVersion};
 
-use super::options::{Endpoint, RedisOptions};
+use super::RedisOptions;
+use crate::config::NodeServer;
 use crate::node::CallError;
 use crate::node::handshake::{Inspection, Refusal};
 
@@ -56,21 +57,20 @@ pub(super) async fn connect(options: &RedisOptions) -> Result<Connected, Failure
 
 fn build(options: &RedisOptions) -> Result<Client, Failure> {
     let address = &options.address;
-    let (server, tls) = match &address.endpoint {
-        Endpoint::Tcp { host, port, tls } => {
-            (ServerConfig::Centralized { server: Server::new(host.clone(), *port) }, *tls)
+    let server = match &address.server {
+        NodeServer::Tcp { host, port } => {
+            ServerConfig::Centralized { server: Server::new(host.clone(), *port) }
         }
-        Endpoint::Unix(path) => (ServerConfig::Unix { path: path.clone() }, false),
+        NodeServer::Unix { path } => ServerConfig::Unix { path: path.clone() },
     };
-    let password = address.password.as_ref().or(options.password.as_ref());
     let config = Config {
         fail_fast: true,
-        username: address.username.clone().or_else(|| options.username.clone()),
-        password: password.map(|password| password.expose().to_owned()),
+        username: options.username.clone(),
+        password: options.password.as_ref().map(|password| password.expose().to_owned()),
         server,
         version: RespVersion::RESP3,
         database: (address.database != 0).then_some(address.database),
-        tls: if tls { Some(trust(options)?.into()) } else { None },
+        tls: if address.tls { Some(trust(options)?.into()) } else { None },
         ..Config::default()
     };
     let timeout = options.connect_timeout;
@@ -89,7 +89,7 @@ fn build(options: &RedisOptions) -> Result<Client, Failure> {
             performance.broadcast_channel_capacity = HINTS_WAITING_MAX;
         })
         .build()
-        .map_err(|error| unreachable(error.details()))
+        .map_err(|error| unreachable(&words(&error)))
 }
 
 /// Whom to trust with TLS.
@@ -193,6 +193,13 @@ pub(super) async fn subscribe(client: &Client, channel: &str, on: bool) -> Resul
 // ---------------------------------------------------------------------------------------------------------------------
 // Errors
 
+/// The error in words: fred passes on errors of the system in their debug form.
+pub(super) fn words(error: &Error) -> String {
+    let details = error.details();
+    let of_system = details.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"'));
+    of_system.map_or(details, |(words, _)| words).to_owned()
+}
+
 /// The code of an error that the server replied, such as `NOSCRIPT`; `None` for what went wrong on the way.
 fn reply_code(error: &Error) -> Option<&str> {
     match error.kind() {
@@ -220,7 +227,7 @@ fn connect_failure(error: &Error) -> Failure {
 fn failure(command: &'static str, error: &Error) -> Failure {
     match reply_code(error) {
         // These pass by themselves.
-        None | Some("LOADING" | "BUSY" | "MASTERDOWN") => unreachable(error.details()),
+        None | Some("LOADING" | "BUSY" | "MASTERDOWN") => unreachable(&words(error)),
         Some(_) => Failure::Refused(Refusal::Denied { command, message: error.details().to_owned() }),
     }
 }
@@ -250,7 +257,7 @@ pub(super) fn call_error(error: &Error) -> (CallError, bool) {
         );
     // The server works and stays who it is.
     let reset = !matches!(code, Some("OOM" | "BUSY" | "MISCONF"));
-    let message: Arc<str> = details.into();
+    let message: Arc<str> = words(error).into();
     (if unsent { CallError::Unsent(message) } else { CallError::Lost(message) }, reset)
 }
 

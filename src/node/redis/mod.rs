@@ -18,9 +18,9 @@
 //! is under way when a connection ends is [`CallError::Lost`].
 
 mod client;
-mod options;
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,43 +33,81 @@ use tokio::sync::broadcast;
 use tracing::{debug, info, warn};
 
 use self::client::{Connected, Failure};
-pub use self::options::{Address, Endpoint, InvalidAddress, RedisOptions, Secret};
 use super::handshake::{self, Refusal, Welcome};
 use super::keyspace::{changes_channel, daemon_channel};
 use super::{CallError, Hint, HintSink, Identity, Node, NodeState, batch, script};
+use crate::config::{NodeAddress, Secret};
 use crate::ids::NodeIndex;
 use crate::runtime::Runtime;
 use crate::token::Ballot;
 
 /// The wait after a first failure; it doubles with each one that follows.
 const RECONNECT_DELAY_MIN: Duration = Duration::from_millis(50);
+/// The wait until a refused server is looked at again.
+const REFUSED_DELAY: Duration = Duration::from_secs(2);
 const LOCKED: &str = "no holder of this lock panics";
 
+/// How one server is reached and watched.
+#[derive(Clone, Debug)]
+pub struct RedisOptions {
+    /// Where it is.
+    pub address: NodeAddress,
+    /// ACL user; without one the server's default user.
+    pub username: Option<String>,
+    /// Password; without one the server must want none.
+    pub password: Option<Secret>,
+    /// A file of PEM certificates to trust, for `rediss://`; without one those of the operating system.
+    pub ca_file: Option<PathBuf>,
+    /// For how long a connection is tried.
+    pub connect_timeout: Duration,
+    /// For how long a reply is waited for. Then the connection is given up, because a server that hangs must not hold
+    /// up what follows.
+    pub call_timeout: Duration,
+    /// The longest wait between two attempts to connect.
+    pub reconnect_delay_max: Duration,
+    /// How often a server is asked whether it still fits.
+    pub inspect_interval: Duration,
+    /// The operator vouches for `maxmemory-policy noeviction` where the server hides CONFIG.
+    pub assume_noeviction: bool,
+}
+
 /// The runs that the nodes of one daemon are connected to, by which two addresses of one server are found out.
-#[derive(Clone, Debug, Default)]
-pub struct Runs(Arc<Mutex<Vec<(NodeIndex, Arc<str>)>>>);
+#[derive(Default)]
+pub struct Runs(Mutex<Vec<Run>>);
+
+struct Run {
+    index: NodeIndex,
+    run_id: Arc<str>,
+    node: Weak<Shared>,
+}
 
 impl Runs {
-    /// Notes the run of a node, unless a node before it has the same one.
-    fn claim(&self, index: NodeIndex, run_id: &Arc<str>) -> Result<(), Refusal> {
-        let mut runs = self.0.lock().expect(LOCKED);
-        if let Some((other, _)) = runs.iter().find(|(other, run)| *other < index && run == run_id) {
-            return Err(Refusal::Duplicate { other: other.0, run_id: run_id.to_string() });
+    /// Notes the run of a node. Of two nodes with one run the later in the list is refused, whichever connected first.
+    fn claim(&self, index: NodeIndex, run_id: &Arc<str>, node: Weak<Shared>) -> Result<(), Refusal> {
+        let mut later = Vec::new();
+        {
+            let mut runs = self.0.lock().expect(LOCKED);
+            runs.retain(|run| run.index != index);
+            if let Some(other) = runs.iter().find(|run| run.index < index && run.run_id == *run_id) {
+                return Err(Refusal::Duplicate { other: other.index.0, run_id: run_id.to_string() });
+            }
+            later.extend(runs.iter().filter(|run| run.run_id == *run_id).map(|run| run.node.clone()));
+            runs.push(Run { index, run_id: run_id.clone(), node });
         }
-        runs.retain(|(other, _)| *other != index);
-        runs.push((index, run_id.clone()));
+        for node in later.iter().filter_map(Weak::upgrade) {
+            node.reset("it is the same server as another node");
+        }
         Ok(())
     }
 
     fn leave(&self, index: NodeIndex) {
-        self.0.lock().expect(LOCKED).retain(|(other, _)| *other != index);
+        self.0.lock().expect(LOCKED).retain(|run| run.index != index);
     }
 }
 
 /// A Redis server as a node. Its task ends when this is dropped.
 pub struct RedisNode {
     shared: Arc<Shared>,
-    orders: mpsc::UnboundedSender<Order>,
 }
 
 /// What the task is told.
@@ -78,9 +116,13 @@ enum Order {
     Reset(u64),
     /// [`Link::watching`] changed.
     Watch,
+    /// The node is no more.
+    Stop,
 }
 
 struct Shared {
+    this: Weak<Shared>,
+    orders: mpsc::UnboundedSender<Order>,
     index: NodeIndex,
     identity: Identity,
     options: RedisOptions,
@@ -89,7 +131,7 @@ struct Shared {
     hello: String,
     runtime: Runtime,
     hints: HintSink,
-    runs: Runs,
+    runs: Arc<Runs>,
     link: Mutex<Link>,
 }
 
@@ -131,15 +173,17 @@ struct Established {
 impl RedisNode {
     /// Makes a node and starts its task. All nodes of a daemon share one `runs`.
     pub fn new(
-        identity: Identity,
         index: NodeIndex,
         options: RedisOptions,
-        runs: Runs,
-        runtime: &Runtime,
+        identity: Identity,
+        runs: Arc<Runs>,
         hints: HintSink,
+        runtime: &Runtime,
     ) -> Self {
         let (orders, received) = mpsc::unbounded();
-        let shared = Arc::new(Shared {
+        let shared = Arc::new_cyclic(|this| Shared {
+            this: this.clone(),
+            orders,
             index,
             address: options.address.to_string(),
             batch: script::batch(&identity, index),
@@ -159,13 +203,14 @@ impl RedisNode {
             }),
         });
         runtime.spawner.spawn(run(shared.clone(), received).boxed());
-        Self { shared, orders }
+        Self { shared }
     }
 }
 
 impl Drop for RedisNode {
     fn drop(&mut self) {
         self.shared.give_up("the node was dropped");
+        self.shared.order(Order::Stop);
     }
 }
 
@@ -183,15 +228,14 @@ impl Node for RedisNode {
             let link = self.shared.link();
             link.live.clone().ok_or_else(|| CallError::Unsent(link.state.to_string().into()))
         };
-        let (shared, orders) = (self.shared.clone(), self.orders.clone());
+        let shared = self.shared.clone();
         async move {
             let live = live?;
             let (result, reset) = shared.call(&live, payload).await;
-            if let (true, Err(error)) = (reset, &result)
-                && shared.give_up_generation(live.generation, &error.to_string())
+            if let (true, Err(CallError::Unsent(reason) | CallError::Lost(reason))) = (reset, &result)
+                && shared.give_up_generation(live.generation, reason)
             {
-                // The task is gone only if the node is.
-                let _ = orders.unbounded_send(Order::Reset(live.generation));
+                shared.order(Order::Reset(live.generation));
             }
             result
         }
@@ -199,9 +243,7 @@ impl Node for RedisNode {
     }
 
     fn reset(&self, reason: &str) {
-        if let Some(generation) = self.shared.give_up(reason) {
-            let _ = self.orders.unbounded_send(Order::Reset(generation));
-        }
+        self.shared.reset(reason);
     }
 
     fn state(&self) -> NodeState {
@@ -211,7 +253,7 @@ impl Node for RedisNode {
     fn watch_changes(&self, on: bool) {
         let changed = std::mem::replace(&mut self.shared.link().watching, on) != on;
         if changed {
-            let _ = self.orders.unbounded_send(Order::Watch);
+            self.shared.order(Order::Watch);
         }
     }
 }
@@ -233,7 +275,7 @@ async fn run(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<Order>) {
         let refused = matches!(failure, Failure::Refused(_));
         shared.failed(failure);
         let wait = if refused {
-            shared.options.inspect_interval
+            REFUSED_DELAY
         } else {
             // Not all daemons at once: between half of it and all.
             delay / 2 + shared.runtime.entropy.jitter(delay / 2)
@@ -243,7 +285,7 @@ async fn run(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<Order>) {
         let mut sleep = shared.runtime.clock.sleep_until(until).fuse();
         loop {
             select_biased! {
-                order = orders.next() => if order.is_none() { return },
+                order = orders.next() => if matches!(order, None | Some(Order::Stop)) { return },
                 () = sleep => break,
             }
         }
@@ -253,6 +295,17 @@ async fn run(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<Order>) {
 impl Shared {
     fn link(&self) -> MutexGuard<'_, Link> {
         self.link.lock().expect(LOCKED)
+    }
+
+    fn order(&self, order: Order) {
+        // The task is gone only if the node is.
+        let _ = self.orders.unbounded_send(order);
+    }
+
+    fn reset(&self, reason: &str) {
+        if let Some(generation) = self.give_up(reason) {
+            self.order(Order::Reset(generation));
+        }
     }
 
     /// Sends one batch; also says whether the connection is no good any more.
@@ -333,7 +386,7 @@ impl Shared {
         handshake::inspect(&found).map_err(Failure::Refused)?;
         let version = found.redis_version.unwrap_or_default().into();
         let run_id: Arc<str> = found.run_id.unwrap_or_default().into();
-        self.runs.claim(self.index, &run_id).map_err(Failure::Refused)?;
+        self.runs.claim(self.index, &run_id, self.this.clone()).map_err(Failure::Refused)?;
         Ok((version, run_id))
     }
 
@@ -349,6 +402,7 @@ impl Shared {
             let Established { batches, subscriptions, messages, .. } = &mut established;
             let step = select_biased! {
                 order = orders.next() => match order? {
+                    Order::Stop => return None,
                     Order::Reset(given_up) if given_up == generation => return Some(self.reason()),
                     // Of a connection that is no more.
                     Order::Reset(_) => Ok(()),
@@ -499,7 +553,7 @@ impl Shared {
 /// Why fred's task ended.
 fn end_of(ended: <ConnectHandle as Future>::Output) -> Failure {
     Failure::Unreachable(match ended {
-        Ok(Err(error)) => error.details().into(),
+        Ok(Err(error)) => client::words(&error).into(),
         Ok(Ok(())) | Err(_) => "the connection ended".into(),
     })
 }
@@ -512,11 +566,11 @@ mod tests {
     fn of_two_nodes_with_one_run_the_later_is_refused() {
         let runs = Runs::default();
         let run: Arc<str> = "run".into();
-        assert_eq!(runs.claim(NodeIndex(1), &run), Ok(()));
-        assert_eq!(runs.claim(NodeIndex(0), &run), Ok(()));
-        let refused = Refusal::Duplicate { other: 0, run_id: "run".into() };
-        assert_eq!(runs.claim(NodeIndex(1), &run), Err(refused));
+        let claim = |index| runs.claim(NodeIndex(index), &run, Weak::new());
+        assert_eq!(claim(1), Ok(()));
+        assert_eq!(claim(0), Ok(()));
+        assert_eq!(claim(1), Err(Refusal::Duplicate { other: 0, run_id: "run".into() }));
         runs.leave(NodeIndex(0));
-        assert_eq!(runs.claim(NodeIndex(1), &run), Ok(()));
+        assert_eq!(claim(1), Ok(()));
     }
 }

@@ -1,0 +1,197 @@
+//! What the commands that call a daemon share: where it is, how errors are told, and their exit codes.
+
+use std::time::Duration;
+
+use clap::Args;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
+use tonic_types::StatusExt as _;
+
+use super::{EXIT_FAILURE, EXIT_UNAVAILABLE, EXIT_USAGE};
+use crate::proto::v1::lock_service_client::LockServiceClient;
+
+/// A client of the lock service.
+pub type Client = LockServiceClient<Channel>;
+
+/// Exit code: not now, perhaps later (EX_TEMPFAIL).
+pub const EXIT_TRY_LATER: u8 = 75;
+
+/// How long a connection may take to come up.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a connection is asked whether it is alive; a daemon allows this from 8 s on.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// How long it may take to say so.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Deadline of a call that answers at once.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Every reason, with what to do about it.
+const ERRORS: &str = include_str!("../../docs/errors.md");
+
+/// Which daemon to ask.
+#[derive(Clone, Debug, Args)]
+pub struct ClientFlags {
+    /// The daemon: http://HOST:PORT or unix:///PATH; with commas, several to fall back on
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "MAJORITYD_ENDPOINT",
+        default_value = "http://127.0.0.1:7480",
+        value_delimiter = ',',
+        value_parser = parse_endpoint
+    )]
+    pub endpoint: Vec<Target>,
+}
+
+/// A daemon's address, checked.
+#[derive(Clone, Debug)]
+pub struct Target {
+    endpoint: Endpoint,
+    text: String,
+}
+
+fn parse_endpoint(text: &str) -> Result<Target, String> {
+    let socket = text.strip_prefix("unix://").is_some_and(|path| path.starts_with('/'));
+    if !socket && !text.starts_with("http://") {
+        return Err("http://HOST:PORT or unix:///PATH is needed".to_owned());
+    }
+    let endpoint = Endpoint::from_shared(text.to_owned())
+        .map_err(|error| super::chain(&error))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true);
+    Ok(Target { endpoint, text: text.to_owned() })
+}
+
+/// The daemons to ask, one at a time. Each turn makes a connection of its own, so that one that hangs is left behind.
+#[derive(Clone, Debug)]
+pub struct Daemons {
+    targets: Vec<Target>,
+    turn: usize,
+}
+
+impl Daemons {
+    /// Those that the flags name, the first one first.
+    pub fn new(flags: &ClientFlags) -> Self {
+        Self { targets: flags.endpoint.clone(), turn: 0 }
+    }
+
+    /// A client with a new connection, which is made at its first call.
+    pub fn client(&self) -> Client {
+        LockServiceClient::new(self.target().endpoint.connect_lazy())
+    }
+
+    /// Goes on to the next daemon, or stays with the only one.
+    pub fn advance(&mut self) {
+        self.turn = self.turn.wrapping_add(1);
+    }
+
+    /// Where the daemon is, for people.
+    pub fn address(&self) -> &str {
+        &self.target().text
+    }
+
+    fn target(&self) -> &Target {
+        &self.targets[self.turn % self.targets.len()]
+    }
+}
+
+/// A request with a deadline.
+pub fn request<T>(message: T, timeout: Duration) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(timeout);
+    request
+}
+
+/// The reason that the daemon gave, if it was a daemon that answered.
+pub fn reason(status: &Status) -> Option<String> {
+    status.get_details_error_info().map(|info| info.reason)
+}
+
+/// An error for people: code, reason, message, and what to do.
+pub fn explain(status: &Status, address: &str) -> String {
+    let reason = reason(status);
+    let code = format!("{:?}", status.code());
+    let what = match &reason {
+        Some(reason) => format!("{code} ({reason})"),
+        None => code,
+    };
+    let message = super::printable(status.message());
+    match advice(status.code(), reason.as_deref()) {
+        Some(advice) => format!("{address}: {what}: {message}\n  {advice}"),
+        None => format!("{address}: {what}: {message}"),
+    }
+}
+
+fn advice(code: Code, reason: Option<&str>) -> Option<String> {
+    if let Some(reason) = reason {
+        let marker = format!("| `{reason}` |");
+        let row = ERRORS.lines().find(|line| line.starts_with(&marker))?;
+        return Some(row.trim_end_matches(" |").rsplit(" | ").next()?.to_owned());
+    }
+    let advice = match code {
+        Code::Unavailable | Code::Unknown | Code::Internal => {
+            "Is a daemon running there? Start one with `majorityd serve`, or name another with --endpoint."
+        }
+        Code::DeadlineExceeded => "The daemon or the network is slow; try again.",
+        Code::Unimplemented => "That is no majorityd, or an older one.",
+        _ => return None,
+    };
+    Some(advice.to_owned())
+}
+
+/// The exit code for an error.
+pub fn exit_code(status: &Status) -> u8 {
+    match status.code() {
+        Code::InvalidArgument => EXIT_USAGE,
+        Code::ResourceExhausted | Code::DeadlineExceeded | Code::Aborted => EXIT_TRY_LATER,
+        Code::Unavailable | Code::Unknown | Code::Internal | Code::Unimplemented => EXIT_UNAVAILABLE,
+        Code::FailedPrecondition | Code::NotFound | Code::AlreadyExists | Code::OutOfRange => EXIT_FAILURE,
+        Code::Unauthenticated | Code::PermissionDenied | Code::DataLoss => EXIT_FAILURE,
+        Code::Cancelled | Code::Ok => EXIT_FAILURE,
+    }
+}
+
+/// A duration as the API has it.
+pub fn to_proto(length: Duration) -> prost_types::Duration {
+    // Only lengths beyond the age of the universe don't fit.
+    prost_types::Duration::try_from(length).unwrap_or(prost_types::Duration { seconds: i64::MAX, nanos: 0 })
+}
+
+/// A duration as the API has it; zero for one that is absent, negative or malformed.
+pub fn from_proto(length: Option<prost_types::Duration>) -> Duration {
+    length.and_then(|length| Duration::try_from(length).ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+
+    #[test]
+    fn endpoints_are_checked_when_they_are_parsed() {
+        for good in ["http://127.0.0.1:7480", "http://[::1]:1", "unix:///run/m.sock"] {
+            assert!(parse_endpoint(good).is_ok(), "{good}");
+        }
+        for bad in ["127.0.0.1:7480", "https://a:1", "unix://run/m.sock", "http://a b:1", ""] {
+            assert!(parse_endpoint(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn people_learn_code_reason_and_what_to_do() {
+        let details = ErrorDetails::with_error_info("NO_QUORUM", "majorityd", HashMap::new());
+        let status = tonic::Status::with_error_details(Code::Unavailable, "1 of 3 nodes answer", details);
+        let text = explain(&status, "http://a:1");
+        for expected in ["http://a:1", "Unavailable (NO_QUORUM)", "1 of 3 nodes", "Repeat later."] {
+            assert!(text.contains(expected), "{expected}: {text}");
+        }
+        let text = explain(&Status::unavailable("refused"), "http://a:1");
+        assert!(text.contains("majorityd serve"), "{text}");
+    }
+}

@@ -1,0 +1,297 @@
+//! The rules that types can't express, most of them between settings. Pure; reports every broken one.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+
+use super::{Grpc, Locks, Nodes, Problem, Settings};
+use crate::limits;
+
+/// Longest name of a cluster: it is part of every stored key.
+const CLUSTER_NAME_BYTES_MAX: usize = 64;
+/// Shortest wait for a server: below it, a healthy one on another continent would seem dead.
+const WAIT_MIN: Duration = Duration::from_millis(10);
+/// Longest wait for one server or between looks at it: beyond it nobody would know that it is gone.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+/// Shortest lease that may be allowed: extending it takes two round trips to a quorum and some margin.
+const TTL_FLOOR: Duration = Duration::from_millis(100);
+/// Longest default deadline of a call.
+const TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
+/// Most waiters and streams that may be allowed: each takes some kilobytes.
+const COUNT_MAX: usize = 1_000_000;
+
+/// Where the nodes of a daemon come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodesFrom {
+    /// `nodes.addresses`, which must then be there.
+    Addresses,
+    /// This process; `[nodes]` is not used.
+    Embedded,
+}
+
+/// Checks everything.
+pub fn validate(settings: &Settings, nodes: NodesFrom) -> Vec<Problem> {
+    let mut found = Found::default();
+    check_cluster_name(&mut found, &settings.cluster.name);
+    if nodes == NodesFrom::Addresses {
+        check_addresses(&mut found, &settings.nodes);
+    }
+    check_nodes(&mut found, &settings.nodes);
+    check_grpc(&mut found, &settings.grpc);
+    check_locks(&mut found, &settings.locks);
+    check_between(&mut found, settings);
+    if let Err(error) = EnvFilter::builder().parse(&settings.log.filter) {
+        let rule = format!("must be directives such as info or info,majorityd=debug: {error}");
+        found.push("log.filter", quoted(&settings.log.filter), rule);
+    }
+    found.0
+}
+
+#[derive(Default)]
+struct Found(Vec<Problem>);
+
+impl Found {
+    fn push(&mut self, setting: &str, value: impl Into<Option<String>>, rule: impl Into<String>) {
+        let (setting, value, rule) = (setting.to_owned(), value.into(), rule.into());
+        self.0.push(Problem { setting, value, rule, origin: None });
+    }
+
+    fn duration(&mut self, setting: &str, value: Duration, min: Duration, max: Duration) {
+        if value < min || value > max {
+            let rule = format!("must be from {} to {}, both included", duration(min), duration(max));
+            self.push(setting, quoted(duration(value)), rule);
+        }
+    }
+
+    fn count(&mut self, setting: &str, value: usize, max: usize) {
+        if value < 1 || value > max {
+            self.push(setting, value.to_string(), format!("must be from 1 to {max}"));
+        }
+    }
+
+    /// Checks that `value` is not above what another setting says.
+    fn at_most(&mut self, setting: &str, value: Duration, other: (&str, Duration), why: &str) {
+        if value > other.1 {
+            let rule = format!("must not be longer than {} (\"{}\"){why}", other.0, duration(other.1));
+            self.push(setting, quoted(duration(value)), rule);
+        }
+    }
+}
+
+fn duration(value: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(value)
+}
+
+fn quoted(value: impl Display) -> String {
+    format!("{:?}", value.to_string())
+}
+
+fn check_cluster_name(found: &mut Found, name: &str) {
+    let known = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if name.is_empty() || name.len() > CLUSTER_NAME_BYTES_MAX || !name.bytes().all(known) {
+        let rule = format!("must have from 1 to {CLUSTER_NAME_BYTES_MAX} characters out of a-z, 0-9 and -");
+        found.push("cluster.name", quoted(name), rule);
+    }
+}
+
+fn check_addresses(found: &mut Found, nodes: &Nodes) {
+    let count = nodes.addresses.len();
+    if !(1..=limits::NODES_MAX).contains(&count) || count.is_multiple_of(2) {
+        let rule =
+            "must list 1, 3, 5 or 7 servers: with an even number one more must be up, and none more may fail";
+        found.push("nodes.addresses", format!("[{count} addresses]"), rule);
+    }
+    for (position, address) in nodes.addresses.iter().enumerate() {
+        if let Some(first) =
+            nodes.addresses[..position].iter().position(|other| other.server == address.server)
+        {
+            let rule = format!(
+                "must list each server once: node {position} is the same as node {first}, \
+                 and a majority needs independent servers"
+            );
+            found.push("nodes.addresses", quoted(&address.server), rule);
+        }
+    }
+    if nodes.tls.ca_file.is_some() && !nodes.addresses.iter().any(|address| address.tls) {
+        let value = nodes.tls.ca_file.as_ref().map(|path| quoted(path.display()));
+        found.push(
+            "nodes.tls.ca_file",
+            value,
+            "needs an address in nodes.addresses that starts with rediss://",
+        );
+    }
+}
+
+fn check_nodes(found: &mut Found, nodes: &Nodes) {
+    if nodes.username.as_deref() == Some("") {
+        found.push("nodes.username", quoted(""), "must not be empty; leave it out for the default user");
+    }
+    if nodes.password.as_ref().is_some_and(|password| password.expose().is_empty()) {
+        found.push("nodes.password", quoted(""), "must not be empty; leave it out if the servers need none");
+    }
+    if nodes.password.is_some() && nodes.password_file.is_some() {
+        found.push("nodes.password_file", None, "must not be set together with nodes.password");
+    }
+    if nodes.username.is_some() && nodes.password.is_none() && nodes.password_file.is_none() {
+        let value = nodes.username.as_ref().map(quoted);
+        found.push("nodes.username", value, "needs nodes.password or nodes.password_file");
+    }
+    found.duration("nodes.connect_timeout", nodes.connect_timeout, WAIT_MIN, WAIT_MAX);
+    found.duration("nodes.call_timeout", nodes.call_timeout, WAIT_MIN, WAIT_MAX);
+    found.duration("nodes.reconnect_delay_max", nodes.reconnect_delay_max, WAIT_MIN, WAIT_MAX);
+    found.duration("nodes.inspect_interval", nodes.inspect_interval, Duration::from_millis(100), WAIT_MAX);
+}
+
+fn check_grpc(found: &mut Found, grpc: &Grpc) {
+    if !grpc.listen.ip().is_loopback() && !grpc.allow_plaintext {
+        let rule = "must be a loopback address, because gRPC is not encrypted yet: put a TLS proxy before it, or \
+                    set grpc.allow_plaintext = true where the network is trusted";
+        found.push("grpc.listen", quoted(grpc.listen), rule);
+    }
+    if let Some(path) = &grpc.unix_socket
+        && !path.is_absolute()
+    {
+        found.push("grpc.unix_socket", quoted(path.display()), "must be an absolute path");
+    }
+    let streams = usize::try_from(grpc.max_streams_per_connection).unwrap_or(usize::MAX);
+    found.count("grpc.max_streams_per_connection", streams, COUNT_MAX);
+    found.duration("grpc.default_timeout", grpc.default_timeout, Duration::from_millis(100), TIMEOUT_MAX);
+    found.duration("grpc.shutdown_grace", grpc.shutdown_grace, Duration::ZERO, TIMEOUT_MAX);
+}
+
+fn check_locks(found: &mut Found, locks: &Locks) {
+    found.duration("locks.ttl_min", locks.ttl_min, TTL_FLOOR, limits::TTL_CEILING);
+    found.duration("locks.ttl_max", locks.ttl_max, TTL_FLOOR, limits::TTL_CEILING);
+    found.duration("locks.ttl_default", locks.ttl_default, TTL_FLOOR, limits::TTL_CEILING);
+    found.at_most("locks.ttl_min", locks.ttl_min, ("locks.ttl_default", locks.ttl_default), "");
+    found.at_most("locks.ttl_default", locks.ttl_default, ("locks.ttl_max", locks.ttl_max), "");
+    found.at_most("locks.ttl_min", locks.ttl_min, ("locks.ttl_max", locks.ttl_max), "");
+    found.count("locks.waiters_max", locks.waiters_max, COUNT_MAX);
+    found.count("locks.waiters_per_name_max", locks.waiters_per_name_max, COUNT_MAX);
+    if locks.waiters_per_name_max > locks.waiters_max {
+        let rule = format!("must not be more than locks.waiters_max ({})", locks.waiters_max);
+        found.push("locks.waiters_per_name_max", locks.waiters_per_name_max.to_string(), rule);
+    }
+    found.duration("locks.offer_grace", locks.offer_grace, TTL_FLOOR, WAIT_MAX);
+    found.duration("locks.look_interval", locks.look_interval, TTL_FLOOR, WAIT_MAX);
+}
+
+fn check_between(found: &mut Found, settings: &Settings) {
+    let Settings { nodes, grpc, locks, quorum, .. } = settings;
+    let why = ": one slow node would cost the shortest lease";
+    found.at_most("nodes.call_timeout", nodes.call_timeout, ("locks.ttl_min", locks.ttl_min), why);
+    let why = ": the call would end before it is known that there is no quorum";
+    found.at_most("quorum.patience", quorum.patience, ("grpc.default_timeout", grpc.default_timeout), why);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{NodeAddress, Secret};
+
+    fn good() -> Settings {
+        let mut settings = Settings::default();
+        settings.nodes.addresses = addresses(&["redis://a", "redis://b", "redis://c"]);
+        settings
+    }
+
+    fn addresses(list: &[&str]) -> Vec<NodeAddress> {
+        list.iter().map(|text| NodeAddress::parse(text).expect("good")).collect()
+    }
+
+    fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    #[test]
+    fn good_settings_have_no_problem() {
+        assert_eq!(validate(&good(), NodesFrom::Addresses), []);
+        assert_eq!(validate(&Settings::default(), NodesFrom::Embedded), []);
+    }
+
+    /// Each change breaks one rule: the problem names the setting, its value and the rule.
+    #[test]
+    fn every_rule_is_checked() {
+        type Row = (fn(&mut Settings), &'static str, &'static str);
+        let rows: &[Row] = &[
+            (|s| s.cluster.name = String::new(), "cluster.name = \"\"", "a-z"),
+            (|s| s.cluster.name = "x".repeat(65), "cluster.name = ", "64"),
+            (|s| s.cluster.name = "Ä".into(), "cluster.name = \"Ä\"", "a-z"),
+            (|s| s.nodes.addresses.clear(), "nodes.addresses = [0", "1, 3, 5 or 7"),
+            (|s| s.nodes.addresses.truncate(2), "nodes.addresses = [2", "1, 3, 5 or 7"),
+            (
+                |s| s.nodes.addresses = (0..9).flat_map(|i| addresses(&[&format!("redis://n{i}")])).collect(),
+                "nodes.addresses = [9",
+                "1, 3, 5 or 7",
+            ),
+            (
+                |s| s.nodes.addresses = addresses(&["redis://a", "redis://b", "redis://A:6379/1"]),
+                "nodes.addresses = \"a:6379\"",
+                "node 2 is the same as node 0",
+            ),
+            (|s| s.nodes.username = Some(String::new()), "nodes.username = \"\"", "empty"),
+            (|s| s.nodes.username = Some("me".into()), "nodes.username = \"me\"", "nodes.password"),
+            (|s| s.nodes.password = Some(Secret::new("")), "nodes.password = \"\"", "empty"),
+            (
+                |s| {
+                    s.nodes.password = Some(Secret::new("hunter2"));
+                    s.nodes.password_file = Some("/x".into());
+                },
+                "nodes.password_file: ",
+                "together",
+            ),
+            (|s| s.nodes.tls.ca_file = Some("/nonexistent/ca".into()), "nodes.tls.ca_file", "rediss://"),
+            (|s| s.nodes.connect_timeout = seconds(61), "nodes.connect_timeout = \"1m 1s\"", "10ms to 1m"),
+            (|s| s.nodes.call_timeout = Duration::ZERO, "nodes.call_timeout = \"0s\"", "10ms to 1m"),
+            (|s| s.nodes.call_timeout = seconds(2), "nodes.call_timeout = \"2s\"", "locks.ttl_min (\"1s\")"),
+            (|s| s.nodes.reconnect_delay_max = Duration::ZERO, "nodes.reconnect_delay_max", "10ms"),
+            (|s| s.nodes.inspect_interval = Duration::ZERO, "nodes.inspect_interval", "100ms"),
+            (
+                |s| s.grpc.listen = "0.0.0.0:7480".parse().expect("good"),
+                "grpc.listen = \"0.0.0.0:7480\"",
+                "grpc.allow_plaintext",
+            ),
+            (|s| s.grpc.unix_socket = Some("m.sock".into()), "grpc.unix_socket = \"m.sock\"", "absolute"),
+            (|s| s.grpc.max_streams_per_connection = 0, "grpc.max_streams_per_connection = 0", "from 1"),
+            (|s| s.grpc.default_timeout = seconds(3601), "grpc.default_timeout = \"1h 1s\"", "1h"),
+            (
+                |s| s.grpc.default_timeout = seconds(2),
+                "quorum.patience = \"3s\"",
+                "grpc.default_timeout (\"2s\")",
+            ),
+            (|s| s.grpc.shutdown_grace = seconds(3601), "grpc.shutdown_grace", "0s to 1h"),
+            (|s| s.locks.ttl_min = Duration::from_millis(99), "locks.ttl_min = \"99ms\"", "100ms to 1day"),
+            (|s| s.locks.ttl_max = seconds(86_401), "locks.ttl_max = \"1day 1s\"", "1day"),
+            (
+                |s| s.locks.ttl_default = seconds(301),
+                "locks.ttl_default = \"5m 1s\"",
+                "locks.ttl_max (\"5m\")",
+            ),
+            (|s| s.locks.ttl_min = seconds(31), "locks.ttl_min = \"31s\"", "locks.ttl_default (\"30s\")"),
+            (|s| s.locks.waiters_max = 0, "locks.waiters_max = 0", "from 1"),
+            (|s| s.locks.waiters_per_name_max = 70_000, "locks.waiters_per_name_max = 70000", "65536"),
+            (|s| s.locks.offer_grace = seconds(61), "locks.offer_grace = \"1m 1s\"", "1m"),
+            (|s| s.locks.look_interval = Duration::ZERO, "locks.look_interval = \"0s\"", "100ms"),
+            (|s| s.log.filter = "majorityd=loud".into(), "log.filter = \"majorityd=loud\"", "directives"),
+        ];
+        for (change, setting, rule) in rows {
+            let mut settings = good();
+            change(&mut settings);
+            let problems: Vec<String> =
+                validate(&settings, NodesFrom::Addresses).iter().map(ToString::to_string).collect();
+            let found = problems.iter().any(|line| line.starts_with(setting) && line.contains(rule));
+            assert!(found, "{setting} … {rule}: {problems:?}");
+            assert!(!problems.concat().contains("hunter2"));
+        }
+    }
+
+    #[test]
+    fn what_is_open_to_the_network_must_be_meant() {
+        let mut settings = good();
+        settings.grpc.listen = "[::]:7480".parse().expect("good");
+        assert_eq!(validate(&settings, NodesFrom::Addresses).len(), 1);
+        settings.grpc.allow_plaintext = true;
+        assert_eq!(validate(&settings, NodesFrom::Addresses), []);
+    }
+}

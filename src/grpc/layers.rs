@@ -1,0 +1,464 @@
+//! What happens to every call before and after its handler: its deadline, the limits on calls in flight, its span.
+//!
+//! ```text
+//! tonic: grpc-timeout -> CallLayer: count, CallTime, span -> routes -> handler
+//!                        ^ the response body keeps the count and the span until the last byte of a stream
+//! ```
+//!
+//! tonic applies `grpc-timeout` by itself and answers without an `ErrorInfo`. The deadline that handlers work with is
+//! earlier by a margin, so that the richer answer is there first; tonic's stays as the backstop.
+
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http::{HeaderMap, Request, Response};
+use http_body::{Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tonic::Code;
+use tonic::body::Body;
+use tonic::transport::server::Connected;
+use tracing::Instrument;
+
+use super::status;
+use crate::runtime::{Clock, Moment};
+
+/// The most that an answer gets to travel to the client before the client's deadline.
+const MARGIN_MAX: Duration = Duration::from_millis(100);
+
+/// Services that are never refused for the number of calls: whoever asks how the daemon is must get an answer when it
+/// is full.
+const UNLIMITED_PREFIX: &str = "/grpc.health.v1.Health/";
+/// Methods that a full connection may still call: a client whose waiting calls fill its connection must be able to
+/// release and extend what they wait for.
+const ENDING_METHODS: [&str; 2] = ["/majority.v1.LockService/Release", "/majority.v1.LockService/Extend"];
+
+/// When a call came and until when its client listens; [`CallLayer`] puts it into the request's extensions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallTime {
+    /// When the daemon saw the request.
+    pub arrived: Moment,
+    /// The client's deadline less the margin; `None` when it gave none.
+    pub client_deadline: Option<Moment>,
+}
+
+impl CallTime {
+    /// From a request's headers. A malformed `grpc-timeout` counts as none, as it does for tonic.
+    pub fn of(headers: &HeaderMap, now: Moment) -> Self {
+        let timeout = headers.get("grpc-timeout").and_then(|value| parse_timeout(value.as_bytes()));
+        Self { arrived: now, client_deadline: timeout.map(|timeout| now + (timeout - margin(timeout))) }
+    }
+
+    /// Until when to answer: the client's word, or the default after the time that the call asks to wait.
+    pub fn deadline(&self, default: Duration, wait: Duration) -> Moment {
+        self.client_deadline.unwrap_or(self.arrived + wait + default)
+    }
+
+    /// The same for the first part of a stream. There the client's deadline is for the whole stream and may be far away,
+    /// so that it only makes this one earlier.
+    pub fn deadline_of_start(&self, default: Duration, wait: Duration) -> Moment {
+        let without = self.arrived + wait + default;
+        self.client_deadline.map_or(without, |deadline| deadline.min(without))
+    }
+}
+
+/// A tenth of the time, and at most [`MARGIN_MAX`].
+fn margin(timeout: Duration) -> Duration {
+    (timeout / 10).min(MARGIN_MAX)
+}
+
+/// `TimeoutValue TimeoutUnit` of the gRPC specification: 1 to 8 digits and one of `H M S m u n`.
+fn parse_timeout(value: &[u8]) -> Option<Duration> {
+    let (unit, digits) = value.split_last()?;
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let number: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    match unit {
+        b'H' => Some(Duration::from_secs(number * 3600)),
+        b'M' => Some(Duration::from_secs(number * 60)),
+        b'S' => Some(Duration::from_secs(number)),
+        b'm' => Some(Duration::from_millis(number)),
+        b'u' => Some(Duration::from_micros(number)),
+        b'n' => Some(Duration::from_nanos(number)),
+        _ => None,
+    }
+}
+
+/// How many calls are in flight, and how many may be. A stream counts until it ends.
+#[derive(Clone, Debug)]
+pub struct Gauge {
+    name: &'static str,
+    max: usize,
+    now: Arc<AtomicUsize>,
+}
+
+impl Gauge {
+    /// At zero. The name is that of the setting, for the error.
+    pub fn new(name: &'static str, max: usize) -> Self {
+        Self { name, max, now: Arc::default() }
+    }
+
+    fn enter(&self) -> Result<Counted, tonic::Status> {
+        let counted = self.enter_anyway();
+        match counted.before < self.max {
+            true => Ok(counted),
+            false => Err(status::rate_limited(self.name, self.max)),
+        }
+    }
+
+    fn enter_anyway(&self) -> Counted {
+        Counted { before: self.now.fetch_add(1, Ordering::Relaxed), now: self.now.clone() }
+    }
+}
+
+/// One call in flight; counts down when dropped.
+#[derive(Debug)]
+struct Counted {
+    before: usize,
+    now: Arc<AtomicUsize>,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.now.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What the calls of one connection share; tonic puts it into the extensions of each of them.
+#[derive(Clone, Debug)]
+pub struct ConnectionInfo {
+    /// Who is at the other end, if it has an address.
+    pub peer: Option<SocketAddr>,
+    /// Calls in flight on this connection.
+    pub calls: Gauge,
+}
+
+/// A connection that carries its own count of calls.
+#[derive(Debug)]
+pub struct Connection<S> {
+    stream: S,
+    info: ConnectionInfo,
+}
+
+impl<S> Connection<S> {
+    /// Around an accepted stream.
+    pub fn new(stream: S, peer: Option<SocketAddr>, calls_max: usize) -> Self {
+        let calls = Gauge::new("calls_per_connection_max", calls_max);
+        Self { stream, info: ConnectionInfo { peer, calls } }
+    }
+}
+
+impl<S> Connected for Connection<S> {
+    type ConnectInfo = ConnectionInfo;
+
+    fn connect_info(&self) -> ConnectionInfo {
+        self.info.clone()
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+/// Wraps the routes; see the module.
+#[derive(Clone)]
+pub struct CallLayer {
+    clock: Arc<dyn Clock>,
+    calls: Gauge,
+}
+
+impl CallLayer {
+    /// `calls` counts those of the whole daemon.
+    pub fn new(clock: Arc<dyn Clock>, calls: Gauge) -> Self {
+        Self { clock, calls }
+    }
+
+    /// Counts the call, or refuses it.
+    fn admit(&self, request: &Request<Body>) -> Result<Vec<Counted>, tonic::Status> {
+        let path = request.uri().path();
+        if path.starts_with(UNLIMITED_PREFIX) {
+            return Ok(vec![]);
+        }
+        let connection = request.extensions().get::<ConnectionInfo>().map(|info| &info.calls);
+        if ENDING_METHODS.contains(&path) {
+            return Ok(connection.into_iter().chain([&self.calls]).map(Gauge::enter_anyway).collect());
+        }
+        connection.into_iter().chain([&self.calls]).map(Gauge::enter).collect()
+    }
+}
+
+impl<S> tower::Layer<S> for CallLayer {
+    type Service = CallService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        CallService { inner, layer: self.clone() }
+    }
+}
+
+/// A service inside a [`CallLayer`].
+#[derive(Clone)]
+pub struct CallService<S> {
+    inner: S,
+    layer: CallLayer,
+}
+
+impl<S> tower::Service<Request<Body>> for CallService<S>
+where
+    S: tower::Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<Response<Body>, S::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let mut call = Call::start(&request, self.layer.clock.clone());
+        match self.layer.admit(&request) {
+            Ok(counted) => call.counted = counted,
+            Err(refusal) => {
+                call.code = Some(refusal.code());
+                return Box::pin(futures::future::ready(Ok(refusal.into_http())));
+            }
+        }
+        let time = CallTime::of(request.headers(), call.started);
+        request.extensions_mut().insert(time);
+        let answer = self.inner.call(request).instrument(call.span.clone());
+        Box::pin(async move {
+            // A panic ends this call only, and its client is told so. No state of the call outlives it; what the rooms
+            // behind share is theirs to keep whole.
+            let response = match AssertUnwindSafe(answer).catch_unwind().await {
+                Ok(answer) => answer?,
+                Err(_) => status::panicked().into_http(),
+            };
+            // An error without a body has its code in the headers.
+            call.note_code(response.headers());
+            Ok(response.map(|body| Body::new(CallBody { body, call })))
+        })
+    }
+}
+
+/// A call from its arrival to the last byte of its answer.
+struct Call {
+    clock: Arc<dyn Clock>,
+    started: Moment,
+    span: tracing::Span,
+    /// `None` for as long as there is none; a client that goes away gets none.
+    code: Option<Code>,
+    counted: Vec<Counted>,
+}
+
+impl Call {
+    /// Only the method and the peer are in the span: requests may hold secrets.
+    fn start(request: &Request<Body>, clock: Arc<dyn Clock>) -> Self {
+        let peer = request.extensions().get::<ConnectionInfo>().and_then(|info| info.peer);
+        let span = tracing::debug_span!(
+            "call",
+            method = request.uri().path(),
+            peer = peer.map(tracing::field::display),
+        );
+        Self { started: clock.now(), clock, span, code: None, counted: vec![] }
+    }
+
+    fn note_code(&mut self, headers: &HeaderMap) {
+        if let Some(code) = headers.get("grpc-status") {
+            self.code = Some(Code::from_bytes(code.as_bytes()));
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let duration_ms = self.clock.now().since(self.started).as_secs_f64() * 1000.0;
+        match self.code {
+            Some(code @ (Code::Internal | Code::DataLoss)) => {
+                tracing::warn!(parent: &self.span, ?code, duration_ms, "a call failed for a reason that an operator has to see");
+            }
+            Some(code) => tracing::debug!(parent: &self.span, ?code, duration_ms, "answered"),
+            None => tracing::debug!(parent: &self.span, duration_ms, "the client went away"),
+        }
+    }
+}
+
+/// Keeps the [`Call`] until the body ends or is dropped.
+struct CallBody {
+    body: Body,
+    call: Call,
+}
+
+impl http_body::Body for CallBody {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
+        let this = &mut *self;
+        let polled = this.call.span.in_scope(|| Pin::new(&mut this.body).poll_frame(context));
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(trailers) = frame.trailers_ref()
+        {
+            this.call.note_code(trailers);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(timeout: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert("grpc-timeout", timeout.parse().unwrap());
+        headers
+    }
+
+    #[test]
+    fn timeouts_are_read_in_every_unit_and_nothing_else() {
+        let cases = [
+            ("1H", Some(Duration::from_secs(3600))),
+            ("99999999H", Some(Duration::from_secs(99_999_999 * 3600))),
+            ("2M", Some(Duration::from_secs(120))),
+            ("3S", Some(Duration::from_secs(3))),
+            ("0S", Some(Duration::ZERO)),
+            ("00000004m", Some(Duration::from_millis(4))),
+            ("5u", Some(Duration::from_micros(5))),
+            ("6n", Some(Duration::from_nanos(6))),
+            ("", None),
+            ("S", None),
+            ("5", None),
+            ("5s", None),
+            ("100000000n", None),
+            ("-1S", None),
+            ("+1S", None),
+            ("1.5S", None),
+            (" 1S", None),
+            ("1 S", None),
+            ("1SS", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(parse_timeout(text.as_bytes()), expected, "{text:?}");
+        }
+        assert_eq!(parse_timeout("5ü".as_bytes()), None);
+    }
+
+    #[test]
+    fn the_answer_gets_a_tenth_of_the_time_to_travel_and_at_most_100_ms() {
+        let now = Moment::from_start(Duration::from_secs(1000));
+        let cases = [("500m", 450), ("1S", 900), ("2S", 1900), ("1M", 59_900), ("0m", 0)];
+        for (timeout, milliseconds) in cases {
+            let time = CallTime::of(&headers(timeout), now);
+            assert_eq!(time.client_deadline, Some(now + Duration::from_millis(milliseconds)), "{timeout}");
+        }
+    }
+
+    #[test]
+    fn a_call_without_a_usable_timeout_gets_the_default_after_its_wait() {
+        let now = Moment::from_start(Duration::from_secs(1000));
+        let default = Duration::from_secs(10);
+        for time in [CallTime::of(&HeaderMap::new(), now), CallTime::of(&headers("soon"), now)] {
+            assert_eq!(time.deadline(default, Duration::from_secs(60)), now + Duration::from_secs(70));
+        }
+        let time = CallTime::of(&headers("5S"), now);
+        assert_eq!(time.deadline(default, Duration::from_secs(60)), now + Duration::from_millis(4900));
+    }
+
+    #[test]
+    fn a_stream_starts_within_its_wait_and_the_default_however_long_it_may_last() {
+        let now = Moment::from_start(Duration::from_secs(1000));
+        let (default, wait) = (Duration::from_secs(10), Duration::from_secs(60));
+        let cases = [("1H", 70_000), ("1M", 59_900)];
+        for (timeout, milliseconds) in cases {
+            let time = CallTime::of(&headers(timeout), now);
+            assert_eq!(time.deadline_of_start(default, wait), now + Duration::from_millis(milliseconds));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_told_as_an_unknown_outcome() {
+        let layer = CallLayer::new(crate::runtime::system::runtime().clock, Gauge::new("calls_max", 1));
+        let broken = tower::service_fn(|_: Request<Body>| async {
+            if true {
+                panic!("a broken invariant");
+            }
+            Ok::<_, std::convert::Infallible>(Response::new(Body::empty()))
+        });
+        let mut service = tower::Layer::layer(&layer, broken);
+        // Twice, because the first must give its place back.
+        for _ in 0..2 {
+            let response = tower::Service::call(&mut service, Request::new(Body::empty())).await.unwrap();
+            let status = tonic::Status::from_header_map(response.headers()).unwrap();
+            assert_eq!(status.code(), Code::Internal);
+        }
+    }
+
+    #[test]
+    fn a_gauge_refuses_past_its_limit_and_recovers() {
+        let gauge = Gauge::new("calls_max", 2);
+        let first = gauge.enter().unwrap();
+        let _second = gauge.enter().unwrap();
+        let refusal = gauge.enter().unwrap_err();
+        assert_eq!(refusal.code(), Code::ResourceExhausted);
+        drop(gauge.enter_anyway());
+        drop(first);
+        assert!(gauge.enter().is_ok());
+    }
+}

@@ -1,0 +1,188 @@
+//! `LockService`: each handler parses, calls [`Locks`], maps the error and answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use tokio::sync::watch;
+use tonic::{Extensions, Request, Response, Status};
+
+use super::convert::{self, Limits};
+use super::layers::CallTime;
+use super::status::{self, Repeat};
+use crate::ids::Owner;
+use crate::lock::{LockError, Locks};
+use crate::proto::v1;
+use crate::proto::v1::lock_service_server::LockService;
+use crate::runtime::{Clock, Moment};
+
+/// The service over the wire.
+pub struct LockApi {
+    /// Who does the work.
+    pub locks: Arc<Locks>,
+    /// What `remaining` is measured by.
+    pub clock: Arc<dyn Clock>,
+    /// What requests are held against.
+    pub limits: Limits,
+    /// For calls whose clients gave no deadline.
+    pub deadline_default: Duration,
+    /// True from the moment when the daemon starts to shut down; ends the streams that have no end of their own.
+    pub stopping: watch::Receiver<bool>,
+}
+
+impl LockApi {
+    /// When the call came and until when its client listens.
+    fn time(&self, extensions: &Extensions) -> CallTime {
+        let without_layer = || CallTime { arrived: self.clock.now(), client_deadline: None };
+        extensions.get::<CallTime>().copied().unwrap_or_else(without_layer)
+    }
+
+    /// Until when a call is to be answered that asks to wait so long.
+    fn deadline(&self, extensions: &Extensions, wait: Duration) -> Moment {
+        self.time(extensions).deadline(self.deadline_default, wait)
+    }
+
+    /// A wait ends with the call.
+    fn cut(&self, wait: Duration, deadline: Moment) -> Duration {
+        wait.min(deadline.since(self.clock.now()))
+    }
+}
+
+/// An owner makes the repeat of an acquire the same acquire.
+fn repeat_of(owner: Option<&Owner>) -> Repeat {
+    match owner {
+        Some(_) => Repeat::Harmless,
+        None => Repeat::Harmful,
+    }
+}
+
+/// The edge is where an error is logged, with all its causes.
+fn failed(error: &LockError, repeat: Repeat) -> Status {
+    tracing::debug!(error = error as &dyn std::error::Error, "failed");
+    status::lock(error, repeat)
+}
+
+#[tonic::async_trait]
+impl LockService for LockApi {
+    async fn acquire(
+        &self,
+        request: Request<v1::AcquireRequest>,
+    ) -> Result<Response<v1::AcquireResponse>, Status> {
+        let (_, extensions, message) = request.into_parts();
+        let mut asked = convert::acquire(message, &self.limits).map_err(|e| status::invalid(&e))?;
+        let deadline = self.deadline(&extensions, asked.wait);
+        asked.wait = self.cut(asked.wait, deadline);
+        let repeat = repeat_of(asked.owner.as_ref());
+        let acquisition = self.locks.acquire(asked, deadline).await.map_err(|e| failed(&e, repeat))?;
+        Ok(Response::new(convert::acquisition(&acquisition, self.clock.now())))
+    }
+
+    async fn extend(
+        &self,
+        request: Request<v1::ExtendRequest>,
+    ) -> Result<Response<v1::ExtendResponse>, Status> {
+        let deadline = self.deadline(request.extensions(), Duration::ZERO);
+        let (name, lease_id, ttl) =
+            convert::extend(request.get_ref(), &self.limits).map_err(|e| status::invalid(&e))?;
+        let extended = self.locks.extend(&name, lease_id, ttl, deadline).await;
+        let lease = extended.map_err(|e| failed(&e, Repeat::Harmless))?;
+        Ok(Response::new(v1::ExtendResponse { lease: Some(convert::lease(&lease, self.clock.now())) }))
+    }
+
+    async fn release(
+        &self,
+        request: Request<v1::ReleaseRequest>,
+    ) -> Result<Response<v1::ReleaseResponse>, Status> {
+        let deadline = self.deadline(request.extensions(), Duration::ZERO);
+        let (name, lease_id) =
+            convert::release(request.get_ref(), &self.limits).map_err(|e| status::invalid(&e))?;
+        let released = self.locks.release(&name, lease_id, deadline).await;
+        let released = released.map_err(|e| failed(&e, Repeat::Harmless))?;
+        Ok(Response::new(v1::ReleaseResponse { released }))
+    }
+
+    type HoldStream = BoxStream<'static, Result<v1::HoldResponse, Status>>;
+
+    async fn hold(&self, request: Request<v1::HoldRequest>) -> Result<Response<Self::HoldStream>, Status> {
+        let (_, extensions, message) = request.into_parts();
+        let mut asked = convert::hold(message, &self.limits).map_err(|e| status::invalid(&e))?;
+        let deadline = self.time(&extensions).deadline_of_start(self.deadline_default, asked.acquire.wait);
+        asked.acquire.wait = self.cut(asked.acquire.wait, deadline);
+        let repeat = repeat_of(asked.acquire.owner.as_ref());
+        let clock = self.clock.clone();
+        let events = self.locks.hold(asked, deadline).map(move |event| match event {
+            Ok(event) => Ok(convert::hold_event(&event, clock.now())),
+            Err(error) => Err(failed(&error, repeat)),
+        });
+        Ok(Response::new(events.boxed()))
+    }
+
+    async fn get_lock(
+        &self,
+        request: Request<v1::GetLockRequest>,
+    ) -> Result<Response<v1::GetLockResponse>, Status> {
+        let deadline = self.deadline(request.extensions(), Duration::ZERO);
+        let name = convert::name(&request.get_ref().name, &self.limits).map_err(|e| status::invalid(&e))?;
+        let view = self.locks.get(&name, deadline).await.map_err(|e| failed(&e, Repeat::Harmless))?;
+        Ok(Response::new(v1::GetLockResponse { lock: Some(convert::lock_view(&view)) }))
+    }
+
+    async fn list_locks(
+        &self,
+        request: Request<v1::ListLocksRequest>,
+    ) -> Result<Response<v1::ListLocksResponse>, Status> {
+        let deadline = self.deadline(request.extensions(), Duration::ZERO);
+        let asked = convert::list(request.get_ref(), &self.limits).map_err(|e| status::invalid(&e))?;
+        let page = self.locks.list(&asked.prefix, asked.page_size, &asked.after, deadline).await;
+        let page = page.map_err(|e| failed(&e, Repeat::Harmless))?;
+        Ok(Response::new(convert::lock_page(&page)))
+    }
+
+    type WatchLockStream = BoxStream<'static, Result<v1::WatchLockResponse, Status>>;
+
+    async fn watch_lock(
+        &self,
+        request: Request<v1::WatchLockRequest>,
+    ) -> Result<Response<Self::WatchLockStream>, Status> {
+        let name = convert::name(&request.get_ref().name, &self.limits).map_err(|e| status::invalid(&e))?;
+        let mut stopping = self.stopping.clone();
+        let stopped = async move {
+            // A sender that is gone has stopped too.
+            let _ = stopping.wait_for(|stopping| *stopping).await;
+        };
+        // A watch ends with the daemon only, so its end says that.
+        let end = futures::stream::once(async { Err(LockError::ShuttingDown) });
+        let events = self.locks.watch(name).take_until(stopped).chain(end).map(|event| match event {
+            Ok(event) => Ok(convert::watch_event(&event)),
+            Err(error) => Err(failed(&error, Repeat::Harmless)),
+        });
+        Ok(Response::new(events.boxed()))
+    }
+
+    async fn force_release(
+        &self,
+        request: Request<v1::ForceReleaseRequest>,
+    ) -> Result<Response<v1::ForceReleaseResponse>, Status> {
+        let deadline = self.deadline(request.extensions(), Duration::ZERO);
+        let message = request.get_ref();
+        let (name, token) = convert::name_and_token(&message.name, message.fencing_token, &self.limits)
+            .map_err(|e| status::invalid(&e))?;
+        let released = self.locks.force_release(&name, token, deadline).await;
+        released.map_err(|e| failed(&e, Repeat::Harmless))?;
+        Ok(Response::new(v1::ForceReleaseResponse {}))
+    }
+
+    async fn check_token(
+        &self,
+        request: Request<v1::CheckTokenRequest>,
+    ) -> Result<Response<v1::CheckTokenResponse>, Status> {
+        let deadline = self.deadline(request.extensions(), Duration::ZERO);
+        let message = request.get_ref();
+        let (name, token) = convert::name_and_token(&message.name, message.fencing_token, &self.limits)
+            .map_err(|e| status::invalid(&e))?;
+        let check = self.locks.check_token(&name, token, deadline).await;
+        let check = check.map_err(|e| failed(&e, Repeat::Harmless))?;
+        Ok(Response::new(convert::token_check(&check)))
+    }
+}

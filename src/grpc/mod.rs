@@ -1,0 +1,284 @@
+//! The API over gRPC: builds the router and serves it, with health, reflection, keepalive and a graceful end.
+//!
+//! ```text
+//! listener -> Connection (counts) -> CallLayer (deadline, limits, span) -> LockApi -> Locks
+//!                                                                       -> health, reflection v1 and v1alpha
+//! ```
+//!
+//! Read [`lock`] for the handlers, [`convert`] for what is checked, [`status`] for errors and [`layers`] for what every
+//! call goes through. Nothing here decides anything about locks.
+
+pub mod convert;
+pub mod layers;
+pub mod lock;
+pub mod status;
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt, TryFutureExt};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::server::NamedService;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic_health::ServingStatus;
+use tonic_health::pb::health_server::{Health, HealthServer};
+use tonic_health::server::HealthReporter;
+
+use crate::lock::Locks;
+use crate::proto::FILE_DESCRIPTOR_SET;
+use crate::proto::v1::lock_service_server::LockServiceServer;
+use crate::runtime::{Clock, Runtime};
+use convert::Limits;
+use layers::{CallLayer, Connection, Gauge};
+use lock::LockApi;
+
+/// Streams of one connection beyond [`Settings::calls_per_connection_max`]. A call past that setting must reach the
+/// daemon to be told so, and a release must reach it even then; held back by HTTP/2 it would wait for what it ends.
+const STREAMS_SPARE: u32 = 256;
+/// After a failed accept (no file descriptors left, mostly) the next try waits, or it would spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How to serve.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What requests are held against.
+    pub limits: Limits,
+    /// How long a call may take whose client gave no deadline, on top of the time that it asks to wait.
+    pub deadline_default: Duration,
+    /// How long calls in flight may take to end when the daemon shuts down.
+    pub shutdown_grace: Duration,
+    /// How often a quiet connection is pinged, so that proxies keep it and dead clients are noticed.
+    pub keepalive_interval: Duration,
+    /// How long the answer to such a ping may take before the connection is closed.
+    pub keepalive_timeout: Duration,
+    /// Largest request message, in bytes. Larger ones are answered OUT_OF_RANGE.
+    pub message_bytes_max: usize,
+    /// Calls in flight on one connection, streams included.
+    pub calls_per_connection_max: usize,
+    /// Calls in flight in the daemon, streams included. Each takes some ten KiB.
+    pub calls_max: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            deadline_default: Duration::from_secs(10),
+            shutdown_grace: Duration::from_secs(10),
+            keepalive_interval: Duration::from_secs(20),
+            keepalive_timeout: Duration::from_secs(10),
+            // A batch of 4 MiB and its framing.
+            message_bytes_max: 5 << 20,
+            // As many as one daemon keeps waiters for one name: one client may wait with all its threads.
+            calls_per_connection_max: crate::limits::WAITERS_PER_NAME_MAX,
+            // All the waiters, and as many calls that do not wait.
+            calls_max: 2 * crate::limits::WAITERS_MAX,
+        }
+    }
+}
+
+/// What is served.
+#[derive(Clone)]
+pub struct Services {
+    /// Behind `LockService`.
+    pub locks: Arc<Locks>,
+    /// Clock and tasks.
+    pub runtime: Runtime,
+    /// Whether a quorum can serve; health says SERVING exactly while it is true.
+    pub can_serve: watch::Receiver<bool>,
+    /// How to serve.
+    pub settings: Settings,
+}
+
+/// Why serving ended, other than by the shutdown.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The transport gave up.
+    #[error("the gRPC server failed")]
+    Transport(#[from] tonic::transport::Error),
+    /// The descriptors in this binary are not well formed.
+    #[error("server reflection can't be built")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// All services of the API by path. `stopping` turns true when the daemon starts to shut down.
+///
+/// # Errors
+/// [`ServeError::Reflection`].
+pub fn routes(
+    services: &Services,
+    health: HealthServer<impl Health>,
+    stopping: watch::Receiver<bool>,
+) -> Result<Routes, ServeError> {
+    let api = LockApi {
+        locks: services.locks.clone(),
+        clock: services.runtime.clock.clone(),
+        limits: services.settings.limits.clone(),
+        deadline_default: services.settings.deadline_default,
+        stopping,
+    };
+    let locks = LockServiceServer::new(api).max_decoding_message_size(services.settings.message_bytes_max);
+    // Older clients and many tools ask for v1alpha only.
+    Ok(Routes::new(locks)
+        .add_service(health)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?))
+}
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        // The details of errors, which grpcurl prints in full only if it can ask for their types.
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+}
+
+/// Serves on bound listeners until `shutdown` completes and calls in flight have ended, or the grace has passed.
+///
+/// On shutdown, in this order: health says NOT_SERVING; nothing more is accepted and connections get GOAWAY; waiters,
+/// watches and held streams end with what the API says of a shutdown; calls in flight finish. What has not finished
+/// after [`Settings::shutdown_grace`] is left to the end of the process.
+///
+/// # Errors
+/// [`ServeError`] when serving ended for another reason.
+pub async fn serve(
+    services: Services,
+    tcp: TcpListener,
+    unix: Option<UnixListener>,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError> {
+    let (stop, stopping) = watch::channel(false);
+    let (reporter, health) = tonic_health::server::health_reporter();
+    report(&reporter, false).await;
+    let routes = routes(&services, health, stopping.clone())?.prepare();
+
+    let settings = &services.settings;
+    let clock = services.runtime.clock.clone();
+    let calls = Gauge::new("calls_max", settings.calls_max);
+    let calls_max = settings.calls_per_connection_max;
+    let layer = CallLayer::new(clock.clone(), calls);
+
+    let tcp = TcpIncoming::from(tcp).with_nodelay(Some(true)).map(move |accepted| {
+        accepted.map(|stream| {
+            let peer = stream.peer_addr().ok();
+            Connection::new(stream, peer, calls_max)
+        })
+    });
+    let on_tcp =
+        serve_on(paced(tcp, clock.clone()), routes.clone(), layer.clone(), settings, stopping.clone());
+    let on_unix = async {
+        match unix {
+            Some(unix) => {
+                let accepted = UnixListenerStream::new(unix)
+                    .map(move |accepted| accepted.map(|stream| Connection::new(stream, None, calls_max)));
+                serve_on(paced(accepted, clock.clone()), routes, layer, settings, stopping).await
+            }
+            None => Ok(()),
+        }
+    };
+    let served = futures::future::try_join(on_tcp, on_unix).map_ok(|((), ())| ());
+
+    let end = async {
+        tokio::select! {
+            () = shutdown => {}
+            () = follow_quorum(&reporter, services.can_serve.clone()) => {}
+        }
+        report(&reporter, false).await;
+        stop.send_replace(true);
+        services.locks.shut_down();
+        close_health_watches(reporter.clone()).await;
+        clock.sleep_until(clock.now() + settings.shutdown_grace).await;
+    };
+    tokio::select! {
+        served = served => served,
+        () = end => {
+            let grace = settings.shutdown_grace;
+            tracing::warn!(?grace, "calls were still in flight at the end of the grace; they are cut off");
+            Ok(())
+        }
+    }
+}
+
+/// One server over one kind of listener, until `stopping` is true and its connections have closed.
+async fn serve_on<I, IO>(
+    incoming: I,
+    routes: Routes,
+    layer: CallLayer,
+    settings: &Settings,
+    mut stopping: watch::Receiver<bool>,
+) -> Result<(), ServeError>
+where
+    I: Stream<Item = io::Result<Connection<IO>>>,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let streams_max = u32::try_from(settings.calls_per_connection_max).unwrap_or(u32::MAX);
+    let stopped = async move {
+        // A sender that is gone has stopped too.
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+    };
+    // Clients may ping every 8 s, with or without a call: hyper answers pings and, unlike the servers of grpc-go and
+    // grpc-core, keeps no count of them after which it would send GOAWAY with "too_many_pings".
+    Server::builder()
+        .http2_keepalive_interval(Some(settings.keepalive_interval))
+        .http2_keepalive_timeout(Some(settings.keepalive_timeout))
+        .max_concurrent_streams(streams_max.saturating_add(STREAMS_SPARE))
+        .layer(layer)
+        .serve_with_incoming_shutdown(routes, incoming, stopped)
+        .await?;
+    Ok(())
+}
+
+/// The same connections, with a pause after every failure to accept one.
+fn paced<T>(
+    incoming: impl Stream<Item = io::Result<T>>,
+    clock: Arc<dyn Clock>,
+) -> impl Stream<Item = io::Result<T>> {
+    incoming.then(move |accepted| {
+        let clock = clock.clone();
+        async move {
+            if let Err(error) = &accepted {
+                tracing::warn!(error = error as &dyn std::error::Error, "could not accept a connection");
+                clock.sleep_until(clock.now() + ACCEPT_PAUSE).await;
+            }
+            accepted
+        }
+    })
+}
+
+/// The names under which health is reported: the daemon as a whole, and each service.
+const HEALTH_NAMES: [&str; 2] = ["", <LockServiceServer<LockApi> as NamedService>::NAME];
+
+async fn report(reporter: &HealthReporter, serving: bool) {
+    let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+    for name in HEALTH_NAMES {
+        reporter.set_service_status(name, status).await;
+    }
+}
+
+/// Never ends: who can't tell any more whether a quorum can serve takes it that none can.
+async fn follow_quorum(reporter: &HealthReporter, mut can_serve: watch::Receiver<bool>) {
+    loop {
+        let now = *can_serve.borrow_and_update();
+        report(reporter, now).await;
+        if can_serve.changed().await.is_err() {
+            report(reporter, false).await;
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// Ends the streams of `Health.Watch`, which have said NOT_SERVING by now and would hold up the shutdown. Checks on
+/// connections that are still open go on being answered NOT_SERVING.
+async fn close_health_watches(mut reporter: HealthReporter) {
+    for name in HEALTH_NAMES {
+        reporter.clear_service_status(name).await;
+    }
+    report(&reporter, false).await;
+}

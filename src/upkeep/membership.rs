@@ -1,0 +1,355 @@
+//! Keeps the member list read, agreed on and known to all nodes; founds a new cluster; puts a member that lost its
+//! memory to `joining`. Protocol, section 2; what answers amount to is judged in [`crate::members::change`].
+//!
+//! It looks with a read first and prepares only to change or to finish, so that many daemons do not get in each other's
+//! way. It looks about once a second, and at once when a node's gate was closed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future;
+
+use crate::driver::Cluster;
+use crate::ids::{MemoryId, NodeIndex};
+use crate::limits;
+use crate::members::change::{Answered, Judgement, MemberChange, founding_list, judge};
+use crate::members::{MemberList, State, View};
+use crate::node::operation::{Accept, Answer, Operation, Record, RegisterKey, Stamp};
+use crate::runtime::Moment;
+use crate::token::{Ballot, Token};
+
+/// Between two looks, if nothing calls for one.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Between two looks, whatever calls.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+/// How long another daemon's founding, or half-written list, is left alone before this one takes it up.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Drawn before a founding, so that daemons that start together do not found together.
+const FOUNDING_JITTER: Duration = Duration::from_millis(150);
+
+/// The settings of the member list.
+#[derive(Clone, Copy, Debug)]
+pub struct MembershipSettings {
+    /// The operator says that this is a new cluster: a clean founding grants locks at once.
+    pub bootstrap: bool,
+    /// The longest TTL that this daemon grants.
+    pub ttl_max: Duration,
+}
+
+/// The task. See the module.
+pub struct Membership {
+    cluster: Arc<Cluster>,
+    settings: MembershipSettings,
+    /// Since when the state has called for patience.
+    stuck_since: Option<Moment>,
+    /// What was logged last, so that it is logged once.
+    said: String,
+    /// When the task was made: at first the nodes need a moment to connect, and nobody wants to read that they have not.
+    started: Moment,
+    /// A list has been seen: whatever is found later is no new cluster.
+    seen_list: bool,
+}
+
+/// What a look at the list led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// Nothing to do.
+    Rest,
+    /// Something was changed, or is about to be: look again soon.
+    Again,
+}
+
+impl Membership {
+    /// A task for this cluster; [`Membership::run`] runs it.
+    pub fn new(cluster: Arc<Cluster>, settings: MembershipSettings) -> Self {
+        let started = cluster.runtime.clock.now();
+        Self { cluster, settings, stuck_since: None, said: String::new(), started, seen_list: false }
+    }
+
+    /// Runs for as long as the daemon does.
+    pub async fn run(mut self) {
+        let mut pause_max = PAUSE_MIN;
+        loop {
+            // Listen before looking, so that no call is missed.
+            let wanted = self.cluster.views.wanted();
+            let runtime = &self.cluster.runtime.clone();
+            let next = self.look().await;
+            let ready = self.cluster.views.current().is_some();
+            if next == Next::Again || !ready {
+                // Daemons that want the same get apart.
+                pause_max = (pause_max * 2).min(INTERVAL / 2);
+                let pause = PAUSE_MIN + runtime.entropy.jitter(pause_max);
+                runtime.clock.sleep_until(runtime.clock.now() + pause).await;
+                continue;
+            }
+            pause_max = PAUSE_MIN;
+            let timer = runtime.clock.sleep_until(runtime.clock.now() + INTERVAL);
+            future::select(wanted, timer).await;
+            runtime.clock.sleep_until(runtime.clock.now() + PAUSE_MIN).await;
+        }
+    }
+
+    async fn look(&mut self) -> Next {
+        let answers = self.ask(&Operation::Read { key: RegisterKey::members() }).await;
+        let judgement = judge(&answers, self.cluster.size);
+        self.seen_list |= !matches!(judgement, Judgement::Absent { .. });
+        match judgement {
+            Judgement::Committed { record, list, behind, recovered } => {
+                self.on_committed(record, list, behind, recovered, &answers).await
+            }
+            Judgement::Unfinished { record, list } => {
+                self.say(format!("the member list {} is not agreed on yet", record.ballot));
+                let patience = if list.founding { PATIENCE } else { PATIENCE / 10 };
+                if self.is_stuck_for(patience) {
+                    self.change(None).await;
+                }
+                Next::Again
+            }
+            Judgement::TooFew { counted, founding_stuck, list, .. } => {
+                self.on_too_few(counted, founding_stuck, &list).await
+            }
+            Judgement::Absent { new_cluster: true } if !self.seen_list => {
+                self.found(None).await;
+                Next::Again
+            }
+            Judgement::Absent { .. } => {
+                let (answered, nodes) = (answers.len(), self.cluster.size.nodes());
+                self.say(format!(
+                    "no member list: a new cluster is founded when all {nodes} nodes answer; {answered} do: {}",
+                    self.cluster.complaint()
+                ));
+                Next::Again
+            }
+            Judgement::Unreadable(error) => {
+                self.say(format!(
+                    "the member list can't be read ({error}); a newer version may have written it"
+                ));
+                Next::Again
+            }
+        }
+    }
+
+    async fn on_committed(
+        &mut self,
+        record: Record,
+        list: MemberList,
+        behind: Vec<NodeIndex>,
+        recovered: bool,
+        answers: &[Answered],
+    ) -> Next {
+        if list.founding {
+            // The founder confirms as soon as it has given every node its memory; others only if it does not.
+            if self.is_stuck_for(PATIENCE) {
+                self.change(Some(MemberChange::ConfirmFounding)).await;
+            }
+            return Next::Again;
+        }
+        self.stuck_since = None;
+        let view = View { vid: record.vid, grants: recovered, list };
+        if self.cluster.views.current().as_deref() != Some(&view) {
+            let members = view.list.entries.iter().filter(|entry| entry.state == State::Member).count();
+            tracing::info!(list = %view.vid, members, grants = view.grants, "going by a member list");
+            self.said.clear();
+            self.cluster.views.install(view.clone());
+        }
+        let mut next = Next::Rest;
+        if !behind.is_empty() {
+            next = self.bring_up_to_date(&record, &view.list, behind).await;
+        }
+        if let Some(change) = self.wish(&view.list, answers) {
+            if self.change(Some(change.clone())).await {
+                tracing::warn!(?change, "the member list was changed");
+            }
+            next = Next::Again;
+        }
+        next
+    }
+
+    /// What this daemon would change in the list.
+    fn wish(&self, list: &MemberList, answers: &[Answered]) -> Option<MemberChange> {
+        let lost = answers.iter().find_map(|answer| {
+            let entry = list.entry(answer.node)?;
+            let lost = entry.state == State::Member && answer.memory != Some(entry.memory);
+            lost.then_some((answer.node, entry.memory))
+        });
+        if let Some((node, lost)) = lost {
+            return Some(MemberChange::Rejoin { node, lost, fresh: self.fresh_memory() });
+        }
+        let ttl_max_ms = u64::try_from(self.settings.ttl_max.as_millis()).unwrap_or(u64::MAX);
+        (ttl_max_ms > list.ttl_max_ms).then_some(MemberChange::RaiseTtl { ttl_max_ms })
+    }
+
+    async fn on_too_few(&mut self, counted: usize, founding_stuck: bool, list: &MemberList) -> Next {
+        if founding_stuck {
+            if self.is_stuck_for(PATIENCE) {
+                self.found(Some(list)).await;
+            }
+            return Next::Again;
+        }
+        let quorum = self.cluster.size.quorum();
+        self.say(format!(
+            "only {counted} members answer with the memory that the list names, and {quorum} are needed: {}",
+            self.cluster.complaint()
+        ));
+        Next::Again
+    }
+
+    /// Founds a new cluster, or starts a founding over that got stuck before anybody served by it.
+    async fn found(&mut self, stuck: Option<&MemberList>) {
+        let runtime = self.cluster.runtime.clone();
+        let jitter = runtime.entropy.jitter(FOUNDING_JITTER);
+        runtime.clock.sleep_until(runtime.clock.now() + jitter).await;
+        let again =
+            judge(&self.ask(&Operation::Read { key: RegisterKey::members() }).await, self.cluster.size);
+        if matches!(again, Judgement::Absent { new_cluster: true }) != stuck.is_none() {
+            return;
+        }
+        let ballot = self.cluster.next_ballot();
+        let promised = self.promises(ballot).await;
+        if promised.len() < self.cluster.size.nodes() {
+            return;
+        }
+        // Judged once more on the promises of all N: from here on nobody else's founding can give out a memory.
+        let (kept, base) = match judge(&promised, self.cluster.size) {
+            Judgement::Absent { new_cluster: true } => (None, None),
+            Judgement::TooFew { founding_stuck: true, record, list, .. } => (Some(list), Some(record)),
+            _ => return,
+        };
+        let fresh = self.cluster.size.indexes().map(|_| self.fresh_memory()).collect();
+        // The operator's word is for a clean founding. Where something was there, what it held may be still held.
+        let trusted = self.settings.bootstrap && kept.is_none();
+        let recovery = (!trusted).then_some(Stamp { ballot, ordinal: 0 });
+        let ttl_max_ms = u64::try_from(self.settings.ttl_max.as_millis()).unwrap_or(u64::MAX);
+        let list =
+            founding_list(fresh, kept.as_ref().map(|list| (list, &promised[..])), ttl_max_ms, recovery);
+        let accept = self.accept_of(ballot, ballot, base.as_ref(), &list);
+        let accepted = self.cluster.ask_all(&Operation::Accept(Arc::new(accept))).await;
+        if accepted.iter().filter(|(_, _, answer)| *answer == Answer::Accepted).count()
+            < self.cluster.size.nodes()
+        {
+            return;
+        }
+        // Each node is sent its memory once and never again.
+        let gifts =
+            promised.iter().filter(|answer| !list.counts(answer.node, answer.memory)).filter_map(|answer| {
+                let entry = list.entry(answer.node)?;
+                let found = Operation::Found { founding: ballot, memory: entry.memory.0 };
+                Some((answer.node, found.encode()))
+            });
+        self.cluster.ask(gifts).await;
+        if self.change(Some(MemberChange::ConfirmFounding)).await {
+            tracing::info!(
+                nodes = self.cluster.size.nodes(),
+                waiting = !trusted,
+                "a new cluster was founded"
+            );
+        }
+    }
+
+    /// Changes the list, or with `None` finishes what is half written. `true` when q members took the new list.
+    async fn change(&mut self, change: Option<MemberChange>) -> bool {
+        let ballot = self.cluster.next_ballot();
+        let promised = self.promises(ballot).await;
+        let (Judgement::Committed { record, list, .. } | Judgement::Unfinished { record, list }) =
+            judge(&promised, self.cluster.size)
+        else {
+            return false;
+        };
+        let changed = change.and_then(|change| change.apply(&list));
+        let applied = changed.is_some();
+        let accept = match &changed {
+            Some(new) => self.accept_of(ballot, ballot, Some(&record), new),
+            None => self.accept_of(ballot, record.vid, Some(&record), &list),
+        };
+        let answers = self.cluster.ask_all(&Operation::Accept(Arc::new(accept))).await;
+        // Whose answer counts is said by the list that is being changed.
+        let taken = answers
+            .iter()
+            .filter(|(node, memory, answer)| *answer == Answer::Accepted && list.counts(*node, *memory));
+        applied && taken.count() >= self.cluster.size.quorum()
+    }
+
+    /// The committed list, to the nodes that do not have it.
+    async fn bring_up_to_date(&mut self, record: &Record, list: &MemberList, behind: Vec<NodeIndex>) -> Next {
+        let accept = self.accept_of(record.ballot, record.vid, None, list);
+        let accept = Accept { recent: record.recent.clone(), value: record.value.clone(), ..accept };
+        let encoded = Operation::Accept(Arc::new(accept)).encode();
+        let answers = self.cluster.ask(behind.into_iter().map(|node| (node, encoded.clone()))).await;
+        let refused = answers.iter().any(|(_, _, answer)| *answer != Answer::Accepted);
+        if refused {
+            // It has promised a higher ballot: only a round above that reaches it.
+            self.change(None).await;
+        }
+        self.cluster.views.nodes_updated();
+        if refused { Next::Again } else { Next::Rest }
+    }
+
+    fn accept_of(&self, ballot: Ballot, vid: Ballot, base: Option<&Record>, list: &MemberList) -> Accept {
+        let recent = match base {
+            Some(base) if base.vid == vid => base.recent.clone(),
+            Some(base) => std::iter::once(base.vid)
+                .chain(base.recent.iter().copied())
+                .take(limits::RECENT_MAX)
+                .collect(),
+            None => vec![Ballot::ZERO],
+        };
+        Accept {
+            key: RegisterKey::members(),
+            ballot,
+            value: list.encode().into(),
+            vid,
+            recent,
+            stamps: list.recovery.into_iter().collect(),
+            guard: Duration::ZERO,
+            listed: false,
+            next: Token::ZERO,
+            announce: false,
+            wake: Vec::new(),
+        }
+    }
+
+    async fn promises(&self, ballot: Ballot) -> Vec<Answered> {
+        self.ask(&Operation::Prepare { key: RegisterKey::members(), ballot, soft: false }).await
+    }
+
+    /// Reads or prepares on all nodes; those that fail or refuse are left out.
+    async fn ask(&self, operation: &Operation) -> Vec<Answered> {
+        let answers = self.cluster.ask_all(operation).await.into_iter();
+        answers
+            .filter_map(|(node, memory, answer)| match answer {
+                Answer::Record(record) => Some(Answered { node, memory, record }),
+                Answer::Promised { record, .. } => Some(Answered { node, memory, record: Some(record) }),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn fresh_memory(&self) -> MemoryId {
+        loop {
+            // Zero is "none" on the wire.
+            let random = self.cluster.runtime.entropy.next_u64();
+            if random != 0 {
+                return MemoryId(random);
+            }
+        }
+    }
+
+    /// Whether the state has called for patience for at least so long.
+    fn is_stuck_for(&mut self, length: Duration) -> bool {
+        let now = self.cluster.runtime.clock.now();
+        let since = *self.stuck_since.get_or_insert(now);
+        let stuck = now.since(since) >= length;
+        if stuck {
+            self.stuck_since = None;
+        }
+        stuck
+    }
+
+    fn say(&mut self, words: String) {
+        let quiet = self.cluster.runtime.clock.now().since(self.started) < INTERVAL;
+        if self.said != words && !quiet {
+            tracing::warn!("{words}");
+            self.said = words;
+        }
+    }
+}

@@ -1,8 +1,33 @@
 //! Composition root: builds the nodes, the rooms, the services and the listeners, and takes them down again.
 
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use futures::FutureExt;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
+
 use crate::config::Settings;
-use crate::ids::NodeIndex;
+use crate::driver::Cluster;
+use crate::grpc;
+use crate::ids::{NodeIndex, ProposerId};
+use crate::lock::Locks;
+use crate::lock::locks::LockSettings;
+use crate::members::change::{Answered, Judgement, judge};
+use crate::members::{MemberList, State};
+use crate::node::embedded::{EmbeddedNode, EmbeddedServer};
 use crate::node::handshake::Welcome;
+use crate::node::keyspace::KIND_LOCK;
+use crate::node::operation::{Answer, Operation, RegisterKey};
+use crate::node::redis::{RedisNode, RedisOptions, Runs};
+use crate::node::{Hint, HintSink, Identity, Node, NodeState};
+use crate::quorum::{ClusterSize, InvalidSize};
+use crate::runtime::{Runtime, system};
+use crate::upkeep::membership::{Membership, MembershipSettings};
+
+/// How often it is looked whether a quorum can serve, beside the moments when a node's state changes.
+const HEALTH_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What a daemon's nodes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,10 +41,258 @@ pub enum NodesKind {
 /// Why a daemon could not serve, or had to stop.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// It has not been put together yet.
-    #[error("this build has no server")]
-    NotBuilt,
+    /// A number of nodes that no cluster may have.
+    #[error(transparent)]
+    Size(#[from] InvalidSize),
+    /// The TCP listener.
+    #[error("can't listen on {address} (setting grpc.listen)")]
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The Unix listener.
+    #[error("can't listen on {} (setting grpc.unix_socket)", path.display())]
+    ListenUnix {
+        /// The socket file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// gRPC.
+    #[error(transparent)]
+    Grpc(#[from] grpc::ServeError),
 }
+
+/// A daemon without its listeners: what the services stand on.
+pub struct Daemon {
+    /// The nodes.
+    pub cluster: Arc<Cluster>,
+    /// The locks.
+    pub locks: Arc<Locks>,
+    /// Whether a quorum can serve.
+    pub can_serve: watch::Receiver<bool>,
+}
+
+/// Where hints go: the rooms are made after the nodes.
+#[derive(Default)]
+struct HintRouter {
+    locks: OnceLock<Arc<Locks>>,
+    states: event_listener::Event,
+}
+
+impl HintRouter {
+    fn sink(self: &Arc<Self>) -> HintSink {
+        let router = self.clone();
+        Arc::new(move |node, hint| router.route(node, &hint))
+    }
+
+    fn route(&self, node: NodeIndex, hint: &Hint) {
+        let name_of = |key: &[u8]| {
+            let (kind, name) = std::str::from_utf8(key).ok()?.split_once(':')?;
+            (kind == KIND_LOCK.to_string()).then(|| name.to_owned())
+        };
+        match (hint, self.locks.get()) {
+            (Hint::State, _) => drop(self.states.notify(usize::MAX)),
+            (Hint::Wake(key), Some(locks)) => {
+                if let Some(name) = name_of(key) {
+                    locks.on_wake(node, &name);
+                }
+            }
+            (Hint::Changed(key), Some(locks)) => {
+                if let Some(name) = name_of(key) {
+                    locks.on_changed(&name);
+                }
+            }
+            (Hint::Wake(_) | Hint::Changed(_), None) => {}
+        }
+    }
+}
+
+impl Daemon {
+    /// Puts a daemon together on nodes that `nodes` makes, and starts its tasks.
+    ///
+    /// # Errors
+    /// [`InvalidSize`] for a number of nodes that no cluster may have.
+    pub fn start(
+        settings: &Settings,
+        runtime: &Runtime,
+        size: usize,
+        nodes: impl FnOnce(&Identity, HintSink) -> Vec<Arc<dyn Node>>,
+    ) -> Result<Self, InvalidSize> {
+        let size = ClusterSize::new(size)?;
+        let proposer = ProposerId(runtime.entropy.next_u64());
+        let cluster_name = settings.cluster.name.as_str().into();
+        let identity = Identity { cluster: cluster_name, nodes: size.nodes(), daemon: proposer };
+        let router = Arc::new(HintRouter::default());
+        let nodes = nodes(&identity, router.sink());
+        let cluster = Arc::new(Cluster::new(size, nodes, proposer, runtime.clone()));
+        let locks = Arc::new(Locks::new(cluster.clone(), lock_settings(settings)));
+        router.locks.get_or_init(|| locks.clone());
+        let membership =
+            MembershipSettings { bootstrap: settings.cluster.bootstrap, ttl_max: settings.locks.ttl_max };
+        runtime.spawner.spawn(Membership::new(cluster.clone(), membership).run().boxed());
+        let (sender, can_serve) = watch::channel(false);
+        runtime.spawner.spawn(watch_quorum(cluster.clone(), router, sender).boxed());
+        Ok(Self { cluster, locks, can_serve })
+    }
+
+    /// On the servers that the settings list.
+    ///
+    /// # Errors
+    /// See [`Daemon::start`].
+    pub fn on_redis(settings: &Settings, runtime: &Runtime) -> Result<Self, InvalidSize> {
+        let options: Vec<_> = redis_options(settings).collect();
+        Self::start(settings, runtime, options.len(), |identity, hints| {
+            let runs = Arc::new(Runs::default());
+            let nodes = (0..).zip(options).map(|(index, options)| {
+                let (runs, hints) = (runs.clone(), hints.clone());
+                let node = RedisNode::new(NodeIndex(index), options, identity.clone(), runs, hints, runtime);
+                Arc::new(node) as Arc<dyn Node>
+            });
+            nodes.collect()
+        })
+    }
+
+    /// On nodes in this process.
+    ///
+    /// # Errors
+    /// See [`Daemon::start`].
+    pub fn on_embedded(
+        settings: &Settings,
+        runtime: &Runtime,
+        servers: &[Arc<EmbeddedServer>],
+    ) -> Result<Self, InvalidSize> {
+        Self::start(settings, runtime, servers.len(), |identity, hints| {
+            let nodes = (0..).zip(servers).map(|(index, server)| {
+                EmbeddedNode::new(server.clone(), identity.clone(), NodeIndex(index), hints.clone())
+                    as Arc<dyn Node>
+            });
+            nodes.collect()
+        })
+    }
+}
+
+/// Servers for embedded nodes, with the clock of this machine.
+pub fn embedded_servers(count: usize, runtime: &Runtime) -> Vec<Arc<EmbeddedServer>> {
+    let server = |name: usize| {
+        let clock = runtime.clock.clone();
+        EmbeddedServer::new(name as u64, Arc::new(move || clock.wall_unix_ms() * 1_000))
+    };
+    (0..count).map(server).collect()
+}
+
+fn lock_settings(settings: &Settings) -> LockSettings {
+    LockSettings {
+        waiters_per_name_max: settings.locks.waiters_per_name_max,
+        waiters_max: settings.locks.waiters_max,
+        offer_grace: settings.locks.offer_grace,
+        look_interval: settings.locks.look_interval,
+        patience: settings.quorum.patience,
+    }
+}
+
+fn redis_options(settings: &Settings) -> impl Iterator<Item = RedisOptions> + '_ {
+    let nodes = &settings.nodes;
+    nodes.addresses.iter().map(move |address| {
+        let (username, password) = nodes.credentials(address);
+        RedisOptions {
+            address: address.clone(),
+            username: username.map(str::to_owned),
+            password: password.cloned(),
+            ca_file: nodes.tls.ca_file.clone(),
+            connect_timeout: nodes.connect_timeout,
+            call_timeout: nodes.call_timeout,
+            reconnect_delay_max: nodes.reconnect_delay_max,
+            inspect_interval: nodes.inspect_interval,
+            assume_noeviction: nodes.assume_noeviction,
+        }
+    })
+}
+
+fn grpc_settings(settings: &Settings) -> grpc::Settings {
+    let defaults = grpc::Settings::default();
+    let limits = grpc::convert::Limits {
+        ttl_min: settings.locks.ttl_min,
+        ttl_max: settings.locks.ttl_max,
+        ttl_default: settings.locks.ttl_default,
+        ..defaults.limits.clone()
+    };
+    grpc::Settings {
+        limits,
+        deadline_default: settings.grpc.default_timeout,
+        shutdown_grace: settings.grpc.shutdown_grace,
+        calls_per_connection_max: settings.grpc.max_streams_per_connection as usize,
+        ..defaults
+    }
+}
+
+/// Keeps `sender` at whether a quorum can serve.
+async fn watch_quorum(cluster: Arc<Cluster>, router: Arc<HintRouter>, sender: watch::Sender<bool>) {
+    let clock = cluster.runtime.clock.clone();
+    while !sender.is_closed() {
+        let changed = futures::future::select(router.states.listen(), cluster.views.refreshed());
+        let can_serve = cluster.reachable() >= cluster.size.quorum();
+        let flipped = sender.send_if_modified(|now| std::mem::replace(now, can_serve) != can_serve);
+        if flipped && can_serve {
+            tracing::info!(reachable = cluster.reachable(), "a quorum can serve");
+        } else if flipped {
+            tracing::error!(reachable = cluster.reachable(), detail = cluster.complaint(), "no quorum");
+        }
+        futures::future::select(changed, clock.sleep_until(clock.now() + HEALTH_INTERVAL)).await;
+    }
+}
+
+/// Serves until `shutdown` completes, then ends gracefully.
+///
+/// # Errors
+/// [`ServeError`] says what could not be started or what broke.
+pub async fn run(
+    settings: Settings,
+    nodes: NodesKind,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ServeError> {
+    let runtime = system::runtime();
+    let address = settings.grpc.listen;
+    let tcp = TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;
+    let unix = settings.grpc.unix_socket.as_deref().map(listen_unix).transpose()?;
+    let daemon = match nodes {
+        NodesKind::Redis => Daemon::on_redis(&settings, &runtime)?,
+        NodesKind::Embedded(count) => {
+            Daemon::on_embedded(&settings, &runtime, &embedded_servers(count, &runtime))?
+        }
+    };
+    let listen = tcp.local_addr().unwrap_or(address);
+    tracing::info!(%listen, cluster = settings.cluster.name, nodes = daemon.cluster.size.nodes(), "serving gRPC");
+    let services = grpc::Services {
+        locks: daemon.locks,
+        runtime,
+        can_serve: daemon.can_serve,
+        settings: grpc_settings(&settings),
+    };
+    grpc::serve(services, tcp, unix, shutdown).await?;
+    if let Some(path) = &settings.grpc.unix_socket {
+        // A file that is gone already is what was wanted.
+        let _ = std::fs::remove_file(path);
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Listens on a socket file; one that a daemon before this left behind is replaced, one that is in use is not.
+fn listen_unix(path: &Path) -> Result<UnixListener, ServeError> {
+    let failed = |source| ServeError::ListenUnix { path: path.to_owned(), source };
+    if std::os::unix::net::UnixStream::connect(path).is_err() && path.exists() {
+        std::fs::remove_file(path).map_err(failed)?;
+    }
+    UnixListener::bind(path).map_err(failed)
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Checking
 
 /// What `check` found out about one node.
 #[derive(Clone, Debug)]
@@ -36,26 +309,99 @@ pub struct NodeReport {
     pub notes: Vec<String>,
 }
 
-/// Serves until `shutdown` completes, then ends gracefully.
-///
-/// # Errors
-/// [`ServeError`] says what could not be started or what broke.
-pub async fn run(
-    _settings: Settings,
-    _nodes: NodesKind,
-    _shutdown: impl Future<Output = ()> + Send + 'static,
-) -> Result<(), ServeError> {
-    Err(ServeError::NotBuilt)
-}
-
 /// Connects to every node, as a daemon would, and reports what it found. In the order of the configured list.
 pub async fn check_nodes(settings: &Settings) -> Vec<NodeReport> {
-    let report = |(index, address): (u8, &crate::config::NodeAddress)| NodeReport {
-        index: NodeIndex(index),
-        address: address.to_string(),
-        state: Err(ServeError::NotBuilt.to_string()),
-        member_state: "unknown".into(),
-        notes: Vec::new(),
+    let runtime = system::runtime();
+    let Ok(size) = ClusterSize::new(settings.nodes.addresses.len()) else { return Vec::new() };
+    let proposer = ProposerId(runtime.entropy.next_u64());
+    let cluster_name = settings.cluster.name.as_str().into();
+    let identity = Identity { cluster: cluster_name, nodes: size.nodes(), daemon: proposer };
+    let runs = Arc::new(Runs::default());
+    let nodes = size.indexes().zip(redis_options(settings)).map(|(index, options)| {
+        let silent: HintSink = Arc::new(|_, _| {});
+        let node = RedisNode::new(index, options, identity.clone(), runs.clone(), silent, &runtime);
+        Arc::new(node) as Arc<dyn Node>
+    });
+    let cluster = Cluster::new(size, nodes.collect(), proposer, runtime.clone());
+    settle(&cluster, settings.nodes.connect_timeout).await;
+
+    let answers = cluster.ask_all(&Operation::Read { key: RegisterKey::members() }).await;
+    let answered: Vec<_> = answers
+        .into_iter()
+        .filter_map(|(node, memory, answer)| match answer {
+            Answer::Record(record) => Some(Answered { node, memory, record }),
+            _ => None,
+        })
+        .collect();
+    let judgement = judge(&answered, size);
+    let report = |batcher: &crate::node::batch::Batcher| {
+        let node = batcher.node();
+        let answer = answered.iter().find(|answer| answer.node == node.index());
+        let (member_state, mut notes) = member_state(node.index(), answer, &judgement);
+        let offset = batcher.last_reply().map(|last| last.node_us as i64 / 1_000 - last.here_ms as i64);
+        if let Some(offset) = offset.filter(|offset| offset.abs() > 1_000) {
+            notes.push(format!("its clock is {offset} ms from this machine's: run a time service on both"));
+        }
+        NodeReport {
+            index: node.index(),
+            address: node.address().to_owned(),
+            state: match node.state() {
+                NodeState::Ready(welcome) => Ok(welcome),
+                NodeState::Refused(refusal) => Err(refusal.to_string()),
+                NodeState::Unreachable(reason) => Err(format!("unreachable: {reason}")),
+            },
+            member_state,
+            notes,
+        }
     };
-    (0..).zip(&settings.nodes.addresses).map(report).collect()
+    cluster.batchers().iter().map(report).collect()
+}
+
+/// Waits until every node is ready or refused, or has had its time.
+async fn settle(cluster: &Cluster, timeout: Duration) {
+    let clock = &cluster.runtime.clock;
+    let give_up = clock.now() + timeout;
+    let unsettled = || {
+        let states = cluster.batchers().iter().map(|batcher| batcher.node().state());
+        states.into_iter().any(|state| matches!(state, NodeState::Unreachable(_)))
+    };
+    while unsettled() && clock.now() < give_up {
+        clock.sleep_until(clock.now() + Duration::from_millis(20)).await;
+    }
+}
+
+/// What the member list says of a node, and what follows for an operator.
+fn member_state(node: NodeIndex, answer: Option<&Answered>, judgement: &Judgement) -> (String, Vec<String>) {
+    let of_list = |list: &MemberList| {
+        let Some(entry) = list.entry(node) else { return ("not listed".to_owned(), vec![]) };
+        let counts = answer.is_some_and(|answer| list.counts(node, answer.memory));
+        match (entry.state, answer.is_some()) {
+            (State::Member, true) if counts => ("member".to_owned(), vec![]),
+            (State::Member, true) => {
+                let note = "it restarted or was replaced and has lost its memory: it is put to joining and does not \
+                            count; this version can't bring it back yet";
+                ("member without its memory".to_owned(), vec![note.to_owned()])
+            }
+            (State::Member, false) => ("member, silent".to_owned(), vec![]),
+            (State::Joining, _) => {
+                let note = "it lost its memory and does not count; this version can't bring it back yet";
+                ("joining".to_owned(), vec![note.to_owned()])
+            }
+            (State::Out, _) => ("out".to_owned(), vec![]),
+        }
+    };
+    match judgement {
+        Judgement::Committed { list, .. } | Judgement::Unfinished { list, .. } => of_list(list),
+        Judgement::TooFew { list, .. } => {
+            let (state, mut notes) = of_list(list);
+            notes.push(
+                "fewer than a quorum have the memory that the list names: the cluster does not serve"
+                    .to_owned(),
+            );
+            (state, notes)
+        }
+        Judgement::Absent { new_cluster: true } => ("new cluster, not founded yet".to_owned(), vec![]),
+        Judgement::Absent { .. } => ("no member list".to_owned(), vec![]),
+        Judgement::Unreadable(error) => (format!("list unreadable: {error}"), vec![]),
+    }
 }

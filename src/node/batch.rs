@@ -422,8 +422,15 @@ impl Sender {
         let mut next: VecDeque<Queued> = VecDeque::new();
         let mut open = true;
         while open || !under_way.is_empty() || !next.is_empty() {
-            while let Ok(item) = waiting.try_recv() {
-                next.push_back(item);
+            loop {
+                match waiting.try_recv() {
+                    Ok(item) => next.push_back(item),
+                    Err(mpsc::TryRecvError::Empty) => break,
+                    Err(mpsc::TryRecvError::Closed) => {
+                        open = false;
+                        break;
+                    }
+                }
             }
             while !next.is_empty() && under_way.len() < limits::BATCHES_IN_FLIGHT_MAX {
                 under_way.push(self.carry(take_batch(&mut next)));
@@ -435,6 +442,7 @@ impl Sender {
                         Some(item) => next.push_back(item),
                         None => open = false,
                     },
+                    complete => open = false,
                 }
             } else {
                 under_way.next().await;
@@ -452,6 +460,9 @@ impl Sender {
         let failed = match reply.map(|reply| decode(&reply)) {
             Ok(Ok(BatchReply::Done { memory, list, now_us, answers })) if answers.len() == batch.len() => {
                 self.note(memory, now_us, self.runtime.clock.now().since(sent));
+                if answers.iter().flatten().any(is_unfit) {
+                    self.node.reset("it refuses to write: it is inspected again");
+                }
                 for (item, answered) in batch.into_iter().zip(answers) {
                     let delivery = match answered {
                         Some(answer) => Delivery::Answered { memory, answer },
@@ -486,6 +497,13 @@ impl Sender {
         let last = LastReply { memory, node_us, here_ms, round_trip };
         *self.last.lock().expect("no holder of this lock panics") = Some(last);
     }
+}
+
+/// An operation failed in a way that the handshake would have found: the server was turned into a replica, or our rights
+/// were taken away.
+fn is_unfit(answer: &Answer) -> bool {
+    let codes = ["READONLY", "NOPERM", "MISCONF"];
+    matches!(answer, Answer::Failed { message } if codes.iter().any(|code| message.contains(code)))
 }
 
 /// The longest run from the front that goes by one list and keeps to the bounds; at least one operation.

@@ -19,11 +19,11 @@ use fred::types::{ConnectHandle, CustomCommand, Message, Value};
 use futures::FutureExt;
 use futures::future::{self, BoxFuture, Either};
 
-use super::handshake::{Inspection, Refusal, Welcome, inspect};
-use super::keyspace::{FORMAT, changes_channel, daemon_channel};
-use super::{CallError, Hint, HintSink, Identity, Node, NodeState, memory_from_wire, script};
+use super::handshake::{Inspection, Refusal, Welcome, greeted, inspect};
+use super::keyspace::{changes_channel, daemon_channel};
+use super::{CallError, Hint, HintSink, Identity, Node, NodeState, script};
 use crate::config::{NodeAddress, NodeServer, Secret};
-use crate::ids::NodeIndex;
+use crate::ids::{MemoryId, NodeIndex};
 use crate::runtime::Runtime;
 
 /// The shortest pause between two attempts to connect.
@@ -231,7 +231,7 @@ impl Shared {
                     }
                     return Err(CallError::Unsent(error.details().into()));
                 }
-                None => error.to_string(),
+                None => words_of(&error),
             },
             // A frozen server must not hold things up. What it still does with this batch nobody knows.
             Either::Right(_) => format!("no reply within {:?}", self.options.call_timeout),
@@ -372,7 +372,7 @@ impl Shared {
                     client.unsubscribe(changes.as_str()).await
                 };
                 if let Err(error) = result {
-                    return Failure::Unreachable(error.to_string());
+                    return Failure::Unreachable(words_of(&error));
                 }
                 subscribed = watching;
             }
@@ -387,7 +387,7 @@ impl Shared {
                 },
                 ended = (&mut *connection).fuse() => {
                     let reason = match ended {
-                        Ok(Err(error)) => error.to_string(),
+                        Ok(Err(error)) => words_of(&error),
                         Ok(Ok(())) | Err(_) => "the connection was closed".to_owned(),
                     };
                     return Failure::Unreachable(reason);
@@ -441,7 +441,6 @@ impl Shared {
             })?;
         let own = daemon_channel(&self.identity.cluster, self.identity.daemon);
         client.subscribe(own).await.map_err(|error| unreachable_or_denied("SUBSCRIBE", &error))?;
-        let memory = memory_from_wire(memory);
         Ok((
             Welcome { version: version.as_str().into(), run_id: run_id.as_str().into(), memory },
             digest.into(),
@@ -466,21 +465,16 @@ impl Shared {
         })
     }
 
-    /// Makes or checks the node record; the memory, zero for none.
-    async fn hello(&self, client: &Client, run_id: &str) -> Result<u64, Failure> {
+    /// Makes or checks the node record; gives the memory.
+    async fn hello(&self, client: &Client, run_id: &str) -> Result<Option<MemoryId>, Failure> {
         let script = script::hello(&self.identity, self.index);
         let no_keys = Vec::<String>::new();
         let reply = client
             .eval::<Value, _, _, _>(script, no_keys, run_id)
             .await
             .map_err(|error| unreachable_or_denied("EVAL", &error))?;
-        let record = reply.into_bytes().and_then(|bytes| script::NodeRecord::decode(&bytes));
-        let Some(record) = record else {
-            let message = "the node record can't be read".to_owned();
-            return Err(Failure::Refused(Refusal::Denied { command: "EVAL", message }));
-        };
-        record.check(&self.identity, self.index, FORMAT).map_err(Failure::Refused)?;
-        Ok(record.memory)
+        let reply = reply.into_bytes().unwrap_or_default();
+        greeted(&self.identity, self.index, &reply).map_err(Failure::Refused)
     }
 
     // ---- fred
@@ -531,13 +525,20 @@ async fn setting(client: &Client, name: &str) -> Result<Option<String>, Failure>
 
 /// An error reply means that the server is there and says no; anything else that it is not there.
 fn unreachable_or_denied(command: &'static str, error: &fred::error::Error) -> Failure {
-    let message = error.details().to_owned();
+    let message = words_of(error);
     let loading = ["LOADING", "BUSY", "MASTERDOWN"].iter().any(|code| message.starts_with(code));
     if error_code(error).is_some() && !loading {
         Failure::Refused(Refusal::Denied { command, message })
     } else {
         Failure::Unreachable(message)
     }
+}
+
+/// The error in words: fred passes on errors of the system as their debug form.
+fn words_of(error: &fred::error::Error) -> String {
+    let details = error.details();
+    let of_system = details.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"'));
+    of_system.map_or_else(|| details.to_owned(), |(words, _)| words.to_owned())
 }
 
 /// The first word of a server's error reply (`NOSCRIPT`, `ERR`, …); `None` for what went wrong on this side.

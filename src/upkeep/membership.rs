@@ -44,6 +44,8 @@ pub struct Membership {
     stuck_since: Option<Moment>,
     /// What was logged last, so that it is logged once.
     said: String,
+    /// When the task was made: at first the nodes need a moment to connect, and nobody wants to read that they have not.
+    started: Moment,
     /// A list has been seen: whatever is found later is no new cluster.
     seen_list: bool,
 }
@@ -60,7 +62,8 @@ enum Next {
 impl Membership {
     /// A task for this cluster; [`Membership::run`] runs it.
     pub fn new(cluster: Arc<Cluster>, settings: MembershipSettings) -> Self {
-        Self { cluster, settings, stuck_since: None, said: String::new(), seen_list: false }
+        let started = cluster.runtime.clock.now();
+        Self { cluster, settings, stuck_since: None, said: String::new(), started, seen_list: false }
     }
 
     /// Runs for as long as the daemon does.
@@ -343,7 +346,8 @@ impl Membership {
     }
 
     fn say(&mut self, words: String) {
-        if self.said != words {
+        let quiet = self.cluster.runtime.clock.now().since(self.started) < INTERVAL;
+        if self.said != words && !quiet {
             tracing::warn!("{words}");
             self.said = words;
         }

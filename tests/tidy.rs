@@ -86,7 +86,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rustix", &["runtime/system.rs", "cli/"]),
     ("std::time::Instant", &[]),
     ("std::time::SystemTime", &["runtime/system.rs", "cli/"]),
-    ("std::thread", &["node/embedded"]),
+    ("std::thread", &["node/embedded", "cli/say.rs"]),
 ];
 
 /// Files that are pure: no input but their arguments.
@@ -169,8 +169,10 @@ fn check_leftovers(file: &str, source: &str) -> Vec<String> {
 fn check_document(document: &str, text: &str, exists: &dyn Fn(&str) -> bool) -> Vec<String> {
     let folder = document.rsplit_once('/').map_or("", |(folder, _)| folder);
     let quoted = text.split('`').skip(1).step_by(2).flat_map(str::split_whitespace);
-    let quoted =
-        quoted.filter(|span| PATH_STARTS.iter().any(|start| span.starts_with(start))).map(str::to_owned);
+    let quoted = quoted.filter(|span| PATH_STARTS.iter().any(|start| span.starts_with(start)));
+    // Of a pattern, what stands before it.
+    let plain = |span: &str| span.split_once('*').map_or(span, |(start, _)| start).to_owned();
+    let quoted = quoted.map(|span| plain(span.trim_end_matches([',', ';', ':', ')', '.', '\'', '"'])));
     let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
     let links = links.filter(|link| !link.contains("://") && !link.starts_with('#') && !link.contains(' '));
     let links = links.map(|link| join(folder, link.split('#').next().unwrap_or_default()));

@@ -56,7 +56,10 @@ pub struct RedisOptions {
 
 /// Which runs of servers the nodes of one daemon are connected to, so that no server is counted twice.
 #[derive(Default)]
-pub struct Runs(Mutex<Vec<Option<(String, Weak<Shared>)>>>);
+pub struct Runs(Mutex<Vec<Option<Run>>>);
+
+/// A run id, and the node that is connected to it.
+type Run = (String, Weak<Shared>);
 
 impl Runs {
     /// Registers a node's run.
@@ -67,7 +70,7 @@ impl Runs {
             runs.resize_with(index + 1, || None);
         }
         runs[index] = None;
-        let same = |run: &Option<(String, Weak<Shared>)>| run.as_ref().is_some_and(|(id, _)| id == run_id);
+        let same = |run: &Option<Run>| run.as_ref().is_some_and(|(id, _)| id == run_id);
         if let Some(other) = runs[..index].iter().position(same) {
             return Err(Refusal::Duplicate { other: other as u8, run_id: run_id.to_owned() });
         }

@@ -191,8 +191,11 @@ impl<K: Kind> Registers<K> {
             // The round's task ended without a word: the runtime is stopping.
             Either::Left((Err(_), _)) => Err(RegisterError::OutcomeUnknown),
             Either::Right(_) if claim.withdraw() => {
-                let waited = clock.now().since(enqueued);
-                Err(RegisterError::DeadlineExceeded { waited })
+                let cluster = &self.inner.cluster;
+                if cluster.reachable() < cluster.size.quorum() {
+                    return Err(self.inner.no_quorum());
+                }
+                Err(RegisterError::DeadlineExceeded { waited: clock.now().since(enqueued) })
             }
             Either::Right(_) => match result.try_recv() {
                 Ok(Some(result)) => result,

@@ -422,9 +422,12 @@ pub(super) fn nothing_known(waiters: usize) -> Contention {
     Contention { holder: None, waiters: u32::try_from(waiters).unwrap_or(u32::MAX) }
 }
 
+/// What it takes to undo an acquire, or to take it back if it has not gone out.
+type Undo = (Arc<Inner>, LockName, LeaseId, Option<Arc<Claim>>);
+
 /// Undoes an acquire whose caller has gone away. Armed until told otherwise.
 pub(super) struct AbandonGuard {
-    armed: Option<(Arc<Inner>, LockName, LeaseId, Option<Arc<Claim>>)>,
+    armed: Option<Undo>,
 }
 
 impl AbandonGuard {

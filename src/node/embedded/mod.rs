@@ -224,8 +224,7 @@ impl EmbeddedServer {
 const NOSCRIPT: &str = "NOSCRIPT No matching script. Please use EVAL.";
 
 impl Inner {
-    /// Runs a script; what it returned, and the hints that it published.
-    #[expect(clippy::type_complexity, reason = "the outer error means that nothing ran")]
+    /// Runs a script; what it returned, and the hints that it published. The outer error means that nothing ran.
     fn run(
         &mut self,
         connection: u64,

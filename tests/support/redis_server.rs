@@ -1,7 +1,7 @@
 //! Real Redis servers for tests: started on a free port in a directory of their own, ended with the value.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -323,9 +323,7 @@ fn read_reply(stream: &mut impl BufRead) -> std::io::Result<Reply> {
         },
         b'*' => match usize::try_from(number()?) {
             Err(_) => Reply::Nil,
-            Ok(length) => {
-                Reply::Array((0..length).map(|_| read_reply(stream)).collect::<Result<_, _>>()?)
-            }
+            Ok(length) => Reply::Array((0..length).map(|_| read_reply(stream)).collect::<Result<_, _>>()?),
         },
         _ => return Err(malformed()),
     })

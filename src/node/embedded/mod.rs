@@ -234,7 +234,6 @@ const NOSCRIPT: &str = "NOSCRIPT No matching script. Please use EVAL.";
 
 impl Inner {
     /// Runs a script; what it returned, and the hints that it published.
-    #[expect(clippy::type_complexity, reason = "the outer error means that nothing ran")]
     fn run(
         &mut self,
         connection: u64,

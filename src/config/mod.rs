@@ -1,6 +1,6 @@
 //! Every setting, its type and its default.
 //!
-//! [`load`] reads them once, at the start: defaults < TOML file < environment < flags. [`validate`] has the rules that
+//! [`load()`] reads them once, at the start: defaults < TOML file < environment < flags. [`validate`] has the rules that
 //! types can't express. Both report all problems, not the first. `deploy/majorityd.toml` is the reference for people; tests
 //! keep it in step with this file. Settings are plain values from then on: nothing reads the environment later.
 
@@ -58,7 +58,7 @@ impl Serialize for Secret {
     }
 }
 
-/// Everything that can be set. What [`load`] returns has passed every rule of [`validate`].
+/// Everything that can be set. What [`load()`] returns has passed every rule of [`validate`].
 ///
 /// Serializing shows no secret, so it is fit for status pages.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -82,7 +82,7 @@ pub struct Settings {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Cluster {
-    /// Separates clusters that share servers; part of every stored key. 1 to 64 of `a-z`, `0-9`, `-`.
+    /// The same for all daemons of a cluster; servers remember it and refuse another. 1 to 64 of `a-z`, `0-9`, `-`.
     pub name: String,
     /// Allows a cluster to be made of empty nodes at once, because nobody held anything on them before.
     pub bootstrap: bool,

@@ -1,6 +1,7 @@
 //! What the tests that need real servers share.
 #![allow(dead_code, reason = "every test crate uses another part of it")]
 
+pub mod daemon;
 pub mod redis_server;
 
 use std::time::Duration;

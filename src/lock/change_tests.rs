@@ -145,7 +145,7 @@ fn answer_words(answer: &LockAnswer) -> String {
         None => "nobody".to_owned(),
     };
     match answer {
-        LockAnswer::Held { lease_id, token, owner, ttl } => {
+        LockAnswer::Held { lease_id, token, owner, ttl, .. } => {
             format!("held {owner}/{}@{token}~{}", number_of(*lease_id), ttl.as_secs())
         }
         LockAnswer::Contended(c) => format!("contended {} {}", holder(c), c.waiters),
@@ -689,7 +689,7 @@ fn check_step(old: &LockValue, new: &LockValue, change: &LockChange, answer: &Lo
         assert_eq!(Some(holder.first), before.map(|before| before.first), "what was granted stays known");
     }
     match (answer, change) {
-        (LockAnswer::Held { lease_id, token, owner, ttl }, _) => {
+        (LockAnswer::Held { lease_id, token, owner, ttl, .. }, _) => {
             let holder = after.expect("who is told so holds it");
             assert_eq!((holder.lease_id, holder.token), (*lease_id, *token));
             assert_eq!((&holder.owner, holder.ttl()), (owner, *ttl));

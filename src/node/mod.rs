@@ -5,6 +5,8 @@
 //! the same Lua in this process.
 
 pub mod batch;
+#[cfg(any(test, feature = "sim"))]
+pub mod conformance;
 pub mod embedded;
 pub mod handshake;
 pub mod keyspace;

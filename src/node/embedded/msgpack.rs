@@ -209,7 +209,6 @@ impl<'a> Reader<'a> {
             0xa0..=0xbf => self.string((first & 0x1f).into()),
             0xc0 => Ok(Ok(Value::Nil)),
             0xc2 | 0xc3 => Ok(Ok(Value::Boolean(first == 0xc3))),
-            0xc4..=0xc6 => self.long(1 << (first - 0xc4), Self::string),
             0xca => Ok(self.unsigned(4).map(|bits| Value::Number(f32::from_bits(bits as u32).into()))),
             0xcb => Ok(self.unsigned(8).map(|bits| Value::Number(f64::from_bits(bits)))),
             0xcc..=0xcf => number(self.unsigned(1 << (first - 0xcc))),
@@ -218,7 +217,8 @@ impl<'a> Reader<'a> {
             0xdc | 0xdd => self.long(2 << (first - 0xdc), Self::array),
             0xde | 0xdf => self.long(2 << (first - 0xde), Self::map),
             0xe0..=0xff => negative(Ok((first as i8).into())),
-            0xc1 | 0xc7..=0xc9 | 0xd4..=0xd8 => Ok(Err(Bad::Format)),
+            // Redis's knows no `bin` and no extensions.
+            0xc1 | 0xc4..=0xc9 | 0xd4..=0xd8 => Ok(Err(Bad::Format)),
         }
     }
 

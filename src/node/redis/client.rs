@@ -1,0 +1,296 @@
+//! What is asked of fred: a connection that does nothing by itself, a handful of commands, and what its errors mean.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fred::prelude::{
+    Builder, Client, ClientLike, Config, ConfigInterface, Error, ErrorKind, LuaInterface, PubsubInterface,
+    Server, ServerConfig, TcpConfig, TlsConnector,
+};
+use fred::rustls::pki_types::CertificateDer;
+use fred::rustls::pki_types::pem::PemObject;
+use fred::rustls::{ClientConfig, RootCertStore, crypto};
+use fred::rustls_native_certs::load_native_certs;
+use fred::types::{ConnectHandle, RespVersion};
+
+use super::RedisOptions;
+use crate::config::NodeServer;
+use crate::node::CallError;
+use crate::node::handshake::{Inspection, Refusal};
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The server can't be reached, or not yet.
+    Unreachable(Arc<str>),
+    /// It must not be used as it is.
+    Refused(Refusal),
+}
+
+/// Hints that may wait to be read; with more the oldest are lost, which hints may be.
+const HINTS_WAITING_MAX: usize = 8192;
+
+/// One fred client with its one connection, which ends with this value. fred's task holds the client and so would live
+/// for ever; it is aborted, because asking it to quit would wait for a server that may hang.
+pub(super) struct Connected {
+    pub(super) client: Client,
+    pub(super) task: ConnectHandle,
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Connects once. There is no reconnect policy, so fred never connects again and has nothing to replay.
+/// Must not be dropped half way, for then fred's task would stay; it ends by its own timeouts.
+pub(super) async fn connect(options: &RedisOptions) -> Result<Connected, Failure> {
+    let client = build(options)?;
+    match client.init().await {
+        Ok(task) => Ok(Connected { client, task }),
+        Err(error) => Err(connect_failure(&error)),
+    }
+}
+
+fn build(options: &RedisOptions) -> Result<Client, Failure> {
+    let address = &options.address;
+    let server = match &address.server {
+        NodeServer::Tcp { host, port } => {
+            ServerConfig::Centralized { server: Server::new(host.clone(), *port) }
+        }
+        NodeServer::Unix { path } => ServerConfig::Unix { path: path.clone() },
+    };
+    let config = Config {
+        fail_fast: true,
+        username: options.username.clone(),
+        password: options.password.as_ref().map(|password| password.expose().to_owned()),
+        server,
+        version: RespVersion::RESP3,
+        database: (address.database != 0).then_some(address.database),
+        tls: if address.tls { Some(trust(options)?.into()) } else { None },
+        ..Config::default()
+    };
+    let timeout = options.connect_timeout;
+    Builder::from_config(config)
+        .with_connection_config(|connection| {
+            connection.connection_timeout = timeout;
+            connection.internal_command_timeout = timeout;
+            connection.max_command_attempts = 1;
+            connection.max_redirections = 0;
+            connection.reconnect_on_auth_error = false;
+            connection.tcp = TcpConfig { nodelay: Some(true), ..TcpConfig::default() };
+        })
+        .with_performance_config(|performance| {
+            // Timeouts are set outside, where they end the connection too.
+            performance.default_command_timeout = Duration::ZERO;
+            performance.broadcast_channel_capacity = HINTS_WAITING_MAX;
+        })
+        .build()
+        .map_err(|error| unreachable(&words(&error)))
+}
+
+/// Whom to trust with TLS.
+fn trust(options: &RedisOptions) -> Result<TlsConnector, Failure> {
+    let mut roots = RootCertStore::empty();
+    match &options.ca_file {
+        Some(file) => {
+            let unusable = |error: String| unreachable(&format!("CA file {}: {error}", file.display()));
+            let certificates =
+                CertificateDer::pem_file_iter(file).map_err(|error| unusable(error.to_string()))?;
+            for certificate in certificates {
+                let added = certificate.map_err(|error| error.to_string());
+                added
+                    .and_then(|certificate| roots.add(certificate).map_err(|error| error.to_string()))
+                    .map_err(unusable)?;
+            }
+            if roots.is_empty() {
+                return Err(unusable("it has no certificate".to_owned()));
+            }
+        }
+        None => {
+            roots.add_parsable_certificates(load_native_certs().certs);
+        }
+    }
+    let provider = Arc::new(crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| unreachable(&error.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(TlsConnector::from(config))
+}
+
+fn unreachable(reason: &str) -> Failure {
+    Failure::Unreachable(reason.into())
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Commands
+
+/// What a server says about itself.
+pub(super) async fn inspect(client: &Client, assume_noeviction: bool) -> Result<Inspection, Failure> {
+    let info: String = match client.info(None).await {
+        Ok(info) => info,
+        Err(error) => return Err(failure("INFO", &error)),
+    };
+    let field = |name: &str| {
+        let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.map(|value| value.trim().to_owned())
+    };
+    let mut maxmemory_policy = setting(client, "maxmemory-policy").await?;
+    if maxmemory_policy.is_none() && assume_noeviction {
+        maxmemory_policy = Some("noeviction".to_owned());
+    }
+    Ok(Inspection {
+        redis_version: field("redis_version"),
+        run_id: field("run_id"),
+        role: field("role"),
+        cluster_enabled: field("cluster_enabled").is_some_and(|enabled| enabled != "0"),
+        maxmemory_policy,
+        appendonly: setting(client, "appendonly").await?,
+    })
+}
+
+/// One setting by CONFIG GET; `None` where the server will not tell.
+async fn setting(client: &Client, name: &'static str) -> Result<Option<String>, Failure> {
+    match client.config_get::<HashMap<String, String>, _>(name).await {
+        Ok(mut found) => Ok(found.remove(name)),
+        Err(error) if reply_code(&error).is_some() => Ok(None),
+        Err(error) => Err(failure("CONFIG GET", &error)),
+    }
+}
+
+/// Runs a script once.
+pub(super) async fn eval(client: &Client, script: &str, argument: &str) -> Result<Bytes, Failure> {
+    let reply = client.eval(script, Vec::<String>::new(), vec![argument]).await;
+    reply.map_err(|error| failure("EVAL", &error))
+}
+
+/// Loads a script; its digest.
+pub(super) async fn load(client: &Client, script: &str) -> Result<String, Failure> {
+    client.script_load(script).await.map_err(|error| failure("SCRIPT LOAD", &error))
+}
+
+/// Runs a loaded script.
+pub(super) async fn evalsha(client: &Client, digest: &str, argument: Bytes) -> Result<Bytes, Error> {
+    client.evalsha(digest, Vec::<String>::new(), vec![argument]).await
+}
+
+/// Subscribes, or no longer. fred takes these commands for answered once they are sent, and gives an error reply to the
+/// command that waits next; so a PING follows, and nothing else may run on this connection.
+pub(super) async fn subscribe(client: &Client, channel: &str, on: bool) -> Result<(), Failure> {
+    let asked = if on { client.subscribe(channel).await } else { client.unsubscribe(channel).await };
+    let answered = match asked {
+        Ok(()) => client.ping::<String>(None).await.map(|_| ()),
+        Err(error) => Err(error),
+    };
+    answered.map_err(|error| failure(if on { "SUBSCRIBE" } else { "UNSUBSCRIBE" }, &error))
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Errors
+
+/// The error in words: fred passes on errors of the system in their debug form.
+pub(super) fn words(error: &Error) -> String {
+    let details = error.details();
+    let of_system = details.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"'));
+    of_system.map_or(details, |(words, _)| words).to_owned()
+}
+
+/// The code of an error that the server replied, such as `NOSCRIPT`; `None` for what went wrong on the way.
+fn reply_code(error: &Error) -> Option<&str> {
+    match error.kind() {
+        ErrorKind::IO | ErrorKind::Timeout | ErrorKind::Canceled | ErrorKind::Tls => return None,
+        _ => {}
+    }
+    let code = error.details().split_whitespace().next()?;
+    let is_code = code.len() > 1 && code.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+    is_code.then_some(code)
+}
+
+fn connect_failure(error: &Error) -> Failure {
+    // Before Redis 6 there was no HELLO.
+    if reply_code(error) == Some("ERR") && error.details().contains("unknown command") {
+        return Failure::Refused(Refusal::TooOld { found: "5 or earlier".to_owned() });
+    }
+    let command = match reply_code(error) {
+        Some("WRONGPASS" | "NOAUTH") => "AUTH",
+        _ => "the connection (HELLO, SELECT)",
+    };
+    failure(command, error)
+}
+
+/// What it means that a command of the handshake failed.
+fn failure(command: &'static str, error: &Error) -> Failure {
+    match reply_code(error) {
+        // These pass by themselves.
+        None | Some("LOADING" | "BUSY" | "MASTERDOWN") => unreachable(&words(error)),
+        Some(_) => Failure::Refused(Refusal::Denied { command, message: error.details().to_owned() }),
+    }
+}
+
+/// What it means that a batch failed, and whether the connection must be made anew.
+///
+/// A server refuses a command whole before it runs it, with nothing but a code and a sentence. What a command *inside*
+/// the script raised is marked with the script's name, and comes after others that may have been done.
+pub(super) fn call_error(error: &Error) -> (CallError, bool) {
+    let details = error.details();
+    let code = reply_code(error);
+    let inside = details.contains("user_script") || details.contains("script: ");
+    let unsent = !inside
+        && matches!(
+            code,
+            Some(
+                "NOSCRIPT"
+                    | "READONLY"
+                    | "LOADING"
+                    | "MASTERDOWN"
+                    | "OOM"
+                    | "NOAUTH"
+                    | "NOPERM"
+                    | "BUSY"
+                    | "MISCONF"
+            )
+        );
+    // The server works and stays who it is.
+    let reset = !matches!(code, Some("OOM" | "BUSY" | "MISCONF"));
+    let message: Arc<str> = words(error).into();
+    (if unsent { CallError::Unsent(message) } else { CallError::Lost(message) }, reset)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_server_refused_whole_was_not_sent() {
+        let cases = [
+            // kind, details, unsent, reset
+            (ErrorKind::Unknown, "NOSCRIPT No matching script. Please use EVAL.", true, true),
+            (ErrorKind::Unknown, "READONLY You can't write against a read only replica.", true, true),
+            (ErrorKind::Unknown, "LOADING Redis is loading the dataset in memory", true, true),
+            (ErrorKind::Auth, "NOAUTH Authentication required.", true, true),
+            (
+                ErrorKind::Unknown,
+                "NOPERM this user has no permissions to run the 'evalsha' command",
+                true,
+                true,
+            ),
+            (ErrorKind::Unknown, "BUSY Redis is busy running a script.", true, false),
+            (ErrorKind::Unknown, "OOM command not allowed when used memory > 'maxmemory'.", true, false),
+            (ErrorKind::Unknown, "OOM command not allowed. script: 1f, on @user_script:9.", false, false),
+            (ErrorKind::Unknown, "MASTERDOWN Link is down. script: 1f, on @user_script:9.", false, true),
+            (ErrorKind::Unknown, "ERR user_script:1: Bad data format in input.", false, true),
+            (ErrorKind::IO, "NOSCRIPT is not what an interrupted connection says", false, true),
+            (ErrorKind::Canceled, "Canceled.", false, true),
+            (ErrorKind::Timeout, "Request timed out.", false, true),
+        ];
+        for (kind, details, unsent, reset) in cases {
+            let (error, resets) = call_error(&Error::new(kind, details));
+            assert_eq!((matches!(error, CallError::Unsent(_)), resets), (unsent, reset), "{details}");
+        }
+    }
+}

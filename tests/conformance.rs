@@ -1,0 +1,271 @@
+//! The conformance suite against real Redis, and random batches against both kinds of node.
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::channel::mpsc;
+use futures::future::BoxFuture;
+use majorityd::config::NodeAddress;
+use majorityd::ids::{NodeIndex, ProposerId};
+use majorityd::node::conformance::{
+    CASES, Connection, EmbeddedSubject, INDEX, START, Subject, accept, ballot, found, founding, identity,
+    lock, normal, same_answers,
+};
+use majorityd::node::embedded::{Entry, Keyspace};
+use majorityd::node::operation::{Accept, Operation, RegisterKey, Stamp};
+use majorityd::node::redis::{RedisNode, RedisOptions, Runs};
+use majorityd::node::{Hint, Node, NodeState};
+use majorityd::runtime::system;
+use majorityd::token::{Ballot, Token};
+use proptest::prelude::*;
+use support::eventually;
+use support::redis_server::{RedisServer, Reply, ServerTime};
+
+struct RedisSubject(RedisServer);
+
+impl RedisSubject {
+    fn new() -> Self {
+        Self(RedisServer::start_with_clock(&[]))
+    }
+}
+
+impl Subject for RedisSubject {
+    fn connect(&self, daemon: ProposerId) -> BoxFuture<'_, Connection> {
+        Box::pin(async move {
+            let (sink, hints) = mpsc::unbounded();
+            let sink = Arc::new(move |_: NodeIndex, hint: Hint| drop(sink.unbounded_send(hint)));
+            let options = RedisOptions {
+                address: NodeAddress::parse(&self.0.address()).expect("an address"),
+                username: None,
+                password: None,
+                ca_file: None,
+                connect_timeout: Duration::from_secs(10),
+                call_timeout: Duration::from_secs(10),
+                reconnect_delay_max: Duration::from_millis(100),
+                inspect_interval: Duration::from_secs(60),
+                assume_noeviction: false,
+            };
+            let runs = Arc::new(Runs::default());
+            let node = RedisNode::new(INDEX, options, identity(daemon), runs, sink, &system::runtime());
+            eventually("the node is ready", || matches!(node.state(), NodeState::Ready(_)).then_some(()))
+                .await;
+            Connection { node: Arc::new(node), hints }
+        })
+    }
+
+    fn set_time(&self, unix_seconds: u64) {
+        self.0.set_time(ServerTime::Frozen(unix_seconds));
+    }
+
+    fn dump(&self) -> Keyspace {
+        self.0.dump()
+    }
+
+    fn put(&self, key: &[u8], entry: Entry) {
+        self.0.put(key, &entry);
+    }
+
+    fn wipe(&self) {
+        self.0.flushall();
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "tests against real servers wait in real time")]
+    fn pause(&self) -> BoxFuture<'_, ()> {
+        Box::pin(tokio::time::sleep(Duration::from_millis(10)))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_conforms() {
+    let subject = RedisSubject::new();
+    for (name, case) in CASES {
+        println!("{name}");
+        subject.set_time(START);
+        subject.wipe();
+        case(&subject).await;
+    }
+}
+
+/// One operation out of few keys, ballots and values, so that they meet.
+fn operation() -> impl Strategy<Value = Operation> {
+    let key = prop_oneof![
+        4 => Just(lock("a")),
+        2 => Just(lock("b")),
+        1 => Just(RegisterKey::members()),
+        1 => Just(lock("wrong type")),
+    ];
+    let at = (0u64..6, 1u64..4).prop_map(|(token, proposer)| ballot(token, proposer));
+    let stamps = prop::collection::vec((0u64..3, 0u8..2), 0..3).prop_map(|stamps| {
+        let stamps = stamps.into_iter();
+        stamps.map(|(token, ordinal)| Stamp { ballot: ballot(token, 1), ordinal }).collect::<Vec<_>>()
+    });
+    let value = prop_oneof![Just(0usize), 1usize..40, 250usize..260, 65_530usize..65_540];
+    let accept = (key.clone(), at.clone(), value, stamps, 0u64..3, any::<(bool, bool)>(), 0u64..8).prop_map(
+        |(key, at, length, stamps, guard, (listed, announce), next)| {
+            Operation::Accept(Arc::new(Accept {
+                value: Bytes::from(vec![length as u8; length]),
+                recent: vec![ballot(0, 1); length % 9],
+                // A guard is always by a stamp.
+                guard: Duration::from_secs(if stamps.is_empty() { 0 } else { guard * 10 }),
+                stamps,
+                listed,
+                announce,
+                next: if next < 2 { Token::ZERO } else { ballot(next, 1).token },
+                wake: vec![ProposerId(2)],
+                ..accept(key, at, "")
+            }))
+        },
+    );
+    prop_oneof![
+        2 => key.clone().prop_map(|key| Operation::Read { key }),
+        4 => (key, at.clone(), any::<bool>()).prop_map(|(key, ballot, soft)| Operation::Prepare { key, ballot, soft }),
+        6 => accept,
+        1 => (prop_oneof!["", "a", "b"], prop_oneof!["", "a"], 0usize..3)
+            .prop_map(|(prefix, after, limit)| Operation::List { kind: 'l', prefix, after, limit }),
+        1 => at.prop_map(|founding| Operation::Found { founding, memory: 7 }),
+    ]
+}
+
+/// Batches with the list that they go by and the time that passes before them.
+fn script() -> impl Strategy<Value = Vec<(bool, u64, Vec<Operation>)>> {
+    let operations = prop::collection::vec(operation(), 1..8);
+    prop::collection::vec((prop::bool::weighted(0.9), 0u64..15, operations), 1..12)
+}
+
+#[test]
+fn random_batches_are_answered_alike_and_leave_the_same_data() {
+    let tokio = tokio::runtime::Runtime::new().expect("a runtime");
+    let redis = RedisSubject::new();
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases: 150,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    let result = runner.run(&(script(), any::<bool>()), |(script, floor)| {
+        tokio.block_on(compare(&redis, script, floor));
+        Ok(())
+    });
+    result.unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+async fn compare(redis: &RedisSubject, script: Vec<(bool, u64, Vec<Operation>)>, floor: bool) {
+    let embedded = EmbeddedSubject::default();
+    redis.wipe();
+    let mut now = START;
+    redis.set_time(now);
+    let subjects: [&dyn Subject; 2] = [&embedded, redis];
+    let mut connections = Vec::new();
+    for subject in subjects {
+        connections.push(subject.connect(ProposerId(1)).await);
+        if floor {
+            let floor = Bytes::copy_from_slice(&ballot(2, 2).to_bytes());
+            subject.put(b"majorityd:floor", Entry::Bytes(floor));
+        }
+        subject.put(b"majorityd:r:l:wrong type", Entry::Names([Bytes::from("x")].into()));
+    }
+    for connection in &connections {
+        connection.send(Ballot::ZERO, &found()).await.expect("the founding");
+    }
+    let mut list = founding();
+    for (by_the_list, later, operations) in script {
+        now += later;
+        subjects.iter().for_each(|subject| subject.set_time(now));
+        let by = if by_the_list { list } else { Ballot::ZERO };
+        let one = connections[0].send(by, &operations).await.expect("an answer");
+        let other = connections[1].send(by, &operations).await.expect("an answer");
+        assert!(same_answers(&one, &other), "{operations:#?}\nembedded {one:#?}\nRedis {other:#?}");
+        let dumps = subjects.map(|subject| normal(&subject.dump()));
+        assert_eq!(dumps[0], dumps[1], "after {operations:#?}");
+        if let majorityd::node::batch::BatchReply::Done { list: held, .. } = one {
+            list = held;
+        }
+    }
+}
+
+/// Values as Lua text, for what the scripts never pack too.
+fn lua_value() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        Just("nil".to_owned()),
+        any::<bool>().prop_map(|truth| truth.to_string()),
+        (-70_000i64..70_000).prop_map(|number| number.to_string()),
+        // Integers as exact as Lua has them.
+        (-(1i64 << 53)..(1i64 << 53)).prop_map(|number| number.to_string()),
+        (0u32..63).prop_map(|bits| format!("2^{bits}")),
+        (0u32..63).prop_map(|bits| format!("-2^{bits}-1")),
+        (-1_000i32..1_000).prop_map(|eighths| format!("{eighths}/8")),
+        (-1_000i32..1_000).prop_map(|thirds| format!("{thirds}/3")),
+        Just("1/0".to_owned()),
+        Just("1e300".to_owned()),
+        prop_oneof![0usize..40, 250usize..260, 65_530usize..65_540]
+            .prop_map(|n| format!("string.rep('x', {n})")),
+        "[a-z]{0,6}".prop_map(|text| format!("'{text}'")),
+    ];
+    leaf.prop_recursive(4, 40, 20, |value| {
+        prop_oneof![
+            prop::collection::vec(value.clone(), 0..20).prop_map(|items| format!("{{{}}}", items.join(","))),
+            prop::collection::btree_map("[a-z]{1,3}", value, 0..4).prop_map(|fields| {
+                let fields: Vec<_> =
+                    fields.iter().map(|(name, value)| format!("['{name}']={value}")).collect();
+                format!("{{{}}}", fields.join(","))
+            }),
+        ]
+    })
+}
+
+#[test]
+fn messagepack_is_the_same_byte_for_byte() {
+    let redis = RedisServer::start();
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases: 400,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    let nested = (1..20).map(|depth| format!("{}1{}", "{".repeat(depth), "}".repeat(depth)));
+    let scripts = |value: &str| {
+        [
+            format!("return cmsgpack.pack({value})"),
+            format!("return cmsgpack.pack(cmsgpack.unpack(cmsgpack.pack({value})))"),
+        ]
+    };
+    let compare = |value: &str| {
+        for script in scripts(value) {
+            let Reply::Bytes(theirs) = redis.command(&["EVAL", &script, "0"]) else { panic!("{script}") };
+            let ours = majorityd::node::embedded::eval(&script, b"").expect(&script);
+            assert_eq!(ours, theirs, "{script}");
+        }
+    };
+    nested.for_each(|value| compare(&value));
+    let result = runner.run(&lua_value(), |value| {
+        compare(&value);
+        Ok(())
+    });
+    result.unwrap_or_else(|failure| panic!("{failure}"));
+
+    // What other writers of MessagePack send, and what is none.
+    let inputs: [&[u8]; 14] = [
+        b"\xc4\x02ab",
+        b"\xc5\x00\x02ab",
+        b"\xc6\x00\x00\x00\x02ab",
+        b"\xd9\x02ab",
+        b"\xdc\x00\x01\x05",
+        b"\xdd\x00\x00\x00\x01\x05",
+        b"\xde\x00\x01\xa1a\x05",
+        b"\xdf\x00\x00\x00\x01\xa1a\x05",
+        b"\xcf\x00\x1f\xff\xff\xff\xff\xff\xff",
+        b"\xd3\xff\xff\xff\xff\xff\xff\xff\xff",
+        b"\xca\x3f\x00\x00\x00",
+        b"\xc1",
+        b"\x92\x01",
+        b"\xd9",
+    ];
+    for input in inputs {
+        let script = "local ok, value = pcall(cmsgpack.unpack, ARGV[1]) \
+            return ok and cmsgpack.pack(value) or tostring(value)";
+        let theirs = redis.command_bytes(&[b"EVAL", script.as_bytes(), b"0", input]);
+        let ours = majorityd::node::embedded::eval(script, input).expect("a string");
+        assert_eq!(Reply::Bytes(ours.to_vec()), theirs, "{input:x?}");
+    }
+}

@@ -1,0 +1,23 @@
+//! Daemons and real Redis servers: what is promised while nodes crash, freeze, forget, and tell the wrong time.
+//!
+//! Every test starts its own servers and the built binary. Nothing here is measured: waits are for events, and only end
+//! when what they wait for never comes.
+
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+mod support;
+
+#[path = "redis/clocks.rs"]
+mod clocks;
+#[path = "redis/command.rs"]
+mod command;
+#[path = "redis/contention.rs"]
+mod contention;
+#[path = "redis/going_away.rs"]
+mod going_away;
+#[path = "redis/nodes_fail.rs"]
+mod nodes_fail;
+#[path = "redis/secrets.rs"]
+mod secrets;
+#[path = "redis/unfit.rs"]
+mod unfit;

@@ -42,6 +42,12 @@ use lock::LockApi;
 /// Streams of one connection beyond [`Settings::calls_per_connection_max`]. A call past that setting must reach the
 /// daemon to be told so, and a release must reach it even then; held back by HTTP/2 it would wait for what it ends.
 const STREAMS_SPARE: u32 = 256;
+/// What h2 takes a waiting message for that is smaller, in bytes.
+const SMALL_MESSAGE_BYTES: u32 = 256;
+/// What hyper gives a connection by itself, in bytes.
+const CONNECTION_WINDOW_MIN: u32 = 1 << 20;
+/// What HTTP/2 allows, in bytes.
+const CONNECTION_WINDOW_MAX: u32 = (1 << 31) - 1;
 /// After a failed accept (no file descriptors left, mostly) the next try waits, or it would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -219,6 +225,7 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let streams_max = u32::try_from(settings.calls_per_connection_max).unwrap_or(u32::MAX);
+    let streams = streams_max.saturating_add(STREAMS_SPARE);
     let stopped = async move {
         // A sender that is gone has stopped too.
         let _ = stopping.wait_for(|stopping| *stopping).await;
@@ -228,11 +235,18 @@ where
     Server::builder()
         .http2_keepalive_interval(Some(settings.keepalive_interval))
         .http2_keepalive_timeout(Some(settings.keepalive_timeout))
-        .max_concurrent_streams(streams_max.saturating_add(STREAMS_SPARE))
+        .max_concurrent_streams(streams)
+        .initial_connection_window_size(connection_window(streams))
         .layer(layer)
         .serve_with_incoming_shutdown(routes, incoming, stopped)
         .await?;
     Ok(())
+}
+
+/// h2 closes a connection ("too_many_data_frames") on which more small messages wait to be read than half its window has
+/// room for, each counted as [`SMALL_MESSAGE_BYTES`]. A client may send a request on all of its streams at once.
+fn connection_window(streams: u32) -> u32 {
+    streams.saturating_mul(2 * SMALL_MESSAGE_BYTES).clamp(CONNECTION_WINDOW_MIN, CONNECTION_WINDOW_MAX)
 }
 
 /// The same connections, with a pause after every failure to accept one.

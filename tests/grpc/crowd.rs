@@ -12,7 +12,8 @@ use tonic_types::StatusExt;
 use crate::stage::*;
 
 const CROWD: usize = 10_000;
-const CONNECTIONS: usize = 4;
+/// Each carries nearly as many calls as one may have in flight.
+const CONNECTIONS: usize = 3;
 
 /// Exactly as many wait as may; the others are told so at once; and when all have gone nothing is left of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

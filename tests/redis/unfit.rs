@@ -191,7 +191,10 @@ async fn one_server_listed_twice_is_found_out() {
     let list = [servers[0].address(), servers[1].address(), format!("redis://localhost:{port}")];
     let (code, report) = check(&list, &[]);
     assert_eq!(code, 1, "{report}");
-    assert!(refusal(&report, 2).contains("same server") && refusal(&report, 2).contains("node 0"), "{report}");
+    assert!(
+        refusal(&report, 2).contains("same server") && refusal(&report, 2).contains("node 0"),
+        "{report}"
+    );
     let daemon = DaemonProcess::start(&list, &[]).await;
     daemon.until_logged(&["a node is refused", "same server"]).await;
     let client = daemon.client().await;
@@ -199,7 +202,11 @@ async fn one_server_listed_twice_is_found_out() {
         client.must_lack_quorum("x", "a").await;
     }
     // And with a second name for each of all but one, there are not even two.
-    let list = [servers[0].address(), format!("redis://localhost:{port}"), servers[0].socket().display().to_string()];
+    let list = [
+        servers[0].address(),
+        format!("redis://localhost:{port}"),
+        servers[0].socket().display().to_string(),
+    ];
     never_serves(&list, &[], 1, &["same server", "node 0", "list each one once"]).await;
 }
 

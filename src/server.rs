@@ -29,6 +29,9 @@ use crate::upkeep::membership::{Membership, MembershipSettings};
 /// How often it is looked whether a quorum can serve, beside the moments when a node's state changes.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(250);
 
+/// How long the daemon takes at its end to give up its places in line; those that stay age.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// What a daemon's nodes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodesKind {
@@ -273,7 +276,10 @@ pub async fn run(
         can_serve: daemon.can_serve,
         settings: grpc_settings(&settings),
     };
+    let locks = services.locks.clone();
+    let clock = services.runtime.clock.clone();
     grpc::serve(services, tcp, unix, shutdown).await?;
+    locks.settled(clock.now() + SETTLE_TIMEOUT).await;
     if let Some(path) = &settings.grpc.unix_socket {
         // A file that is gone already is what was wanted.
         let _ = std::fs::remove_file(path);

@@ -12,6 +12,7 @@ use majorityd::lock::Locks;
 use majorityd::proto::v1;
 use majorityd::proto::v1::lock_service_client::LockServiceClient;
 use majorityd::runtime::system;
+use majorityd::server;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -25,9 +26,12 @@ use tonic_types::StatusExt;
 
 const SERVICE: &str = "majority.v1.LockService";
 
-/// The calls of these tests end before they reach the locks.
+/// Locks on nodes in this process. The calls of these tests end before they reach them.
 fn locks() -> Arc<Locks> {
-    Arc::new(Locks {})
+    let runtime = system::runtime();
+    let servers = server::embedded_servers(1, &runtime);
+    let settings = majorityd::config::Settings::default();
+    server::Daemon::on_embedded(&settings, &runtime, &servers).unwrap().locks
 }
 
 /// A daemon's edge, serving until it is dropped or stopped.

@@ -118,6 +118,8 @@ pub enum LockAnswer {
         owner: Owner,
         /// The lease's length.
         ttl: Duration,
+        /// Others of the caller's daemon still have a place in line.
+        placed: bool,
     },
     /// Somebody else has it, and the caller does not wait.
     Contended(Contention),
@@ -237,14 +239,15 @@ fn take_again(acquire: &Acquire, mut new: LockValue, attempt: &Attempt<'_>) -> L
     if !acquire.attributes.is_empty() {
         holder.attributes = acquire.attributes.clone();
     }
-    let answer = LockAnswer::Held {
-        lease_id: acquire.lease_id,
-        token: holder.token,
-        owner: holder.owner.clone(),
-        ttl: acquire.ttl,
-    };
+    let (token, owner) = (holder.token, holder.owner.clone());
     step_out_of_line(acquire, &mut new, attempt);
+    let answer = held(acquire, token, owner, &new);
     Verdict::Changed(new, answer)
+}
+
+fn held(acquire: &Acquire, token: Token, owner: Owner, new: &LockValue) -> LockAnswer {
+    let placed = acquire.waiting.is_some_and(|waiting| new.place_of(waiting.daemon).is_some());
+    LockAnswer::Held { lease_id: acquire.lease_id, token, owner, ttl: acquire.ttl, placed }
 }
 
 fn grant(acquire: &Acquire, mut new: LockValue, attempt: &Attempt<'_>) -> LockVerdict {
@@ -266,12 +269,7 @@ fn grant(acquire: &Acquire, mut new: LockValue, attempt: &Attempt<'_>) -> LockVe
     new.offer = None;
     new.highest_token = token;
     step_out_of_line(acquire, &mut new, attempt);
-    let answer = LockAnswer::Held {
-        lease_id: acquire.lease_id,
-        token,
-        owner: acquire.owner.clone(),
-        ttl: acquire.ttl,
-    };
+    let answer = held(acquire, token, acquire.owner.clone(), &new);
     Verdict::Changed(new, answer)
 }
 
@@ -377,8 +375,8 @@ fn extend(lease_id: LeaseId, ttl: Option<Duration>, old: &LockValue, attempt: &A
     // Also after it ran out: as long as nobody has had the lock since, nothing was lost.
     holder.ttl_ms = ttl.map_or(holder.ttl_ms, millis);
     holder.stamp = Stamp { ballot: attempt.ballot, ordinal: HOLDER_STAMP };
-    let answer =
-        LockAnswer::Held { lease_id, token: holder.token, owner: holder.owner.clone(), ttl: holder.ttl() };
+    let (token, owner, ttl) = (holder.token, holder.owner.clone(), holder.ttl());
+    let answer = LockAnswer::Held { lease_id, token, owner, ttl, placed: false };
     Verdict::Changed(new, answer)
 }
 

@@ -30,6 +30,9 @@ const DRIFT_PER_MILLE: u32 = 2;
 /// How long a daemon goes on trying to undo what nobody will use. After this the lease runs out by itself.
 const ABANDON_FOR: Duration = Duration::from_secs(30);
 
+/// How often it is looked whether the places in line are given up.
+const SETTLE_INTERVAL: Duration = Duration::from_millis(10);
+
 /// The settings of locks.
 #[derive(Clone, Debug)]
 pub struct LockSettings {
@@ -234,6 +237,14 @@ impl Locks {
         self.inner.closing.store(true, Ordering::Release);
         self.inner.closed.notify(usize::MAX);
     }
+
+    /// After [`Locks::shut_down`]: completes when the daemon has given up its places in line, or at `until`.
+    pub async fn settled(&self, until: Moment) {
+        let clock = self.inner.runtime().clock.clone();
+        while self.inner.waiting.is_any() && clock.now() < until {
+            clock.sleep_until(clock.now() + SETTLE_INTERVAL).await;
+        }
+    }
 }
 
 fn view(name: LockName, observed: &Observed<LockValue>) -> LockView {
@@ -383,7 +394,7 @@ impl Inner {
 
 /// A lease, as its holder gets it. It is valid from before its accept was first sent.
 pub(super) fn lease_of(name: &LockName, committed: &Committed<LockAnswer>) -> Lease {
-    let LockAnswer::Held { lease_id, token, owner, ttl } = &committed.answer else {
+    let LockAnswer::Held { lease_id, token, owner, ttl, .. } = &committed.answer else {
         unreachable!("only an answer that holds the lock makes a lease")
     };
     let from = committed.first_sent.expect("a lease is made by a change that was sent");
@@ -411,9 +422,12 @@ pub(super) fn nothing_known(waiters: usize) -> Contention {
     Contention { holder: None, waiters: u32::try_from(waiters).unwrap_or(u32::MAX) }
 }
 
+/// What it takes to undo an acquire, or to take it back if it has not gone out.
+type Undo = (Arc<Inner>, LockName, LeaseId, Option<Arc<Claim>>);
+
 /// Undoes an acquire whose caller has gone away. Armed until told otherwise.
 pub(super) struct AbandonGuard {
-    armed: Option<(Arc<Inner>, LockName, LeaseId, Option<Arc<Claim>>)>,
+    armed: Option<Undo>,
 }
 
 impl AbandonGuard {

@@ -11,6 +11,9 @@ pub mod value;
 pub mod waiting;
 pub mod watch;
 
+#[cfg(test)]
+mod change_tests;
+
 use std::time::Duration;
 
 pub use error::LockError;

@@ -17,7 +17,7 @@ use futures::{FutureExt, StreamExt};
 
 use super::change::{self, Acquire, LockAnswer, LockChange};
 use super::locks::{Inner, lease_of, nothing_known};
-use super::{Acquisition, Contention, Lease, LockError};
+use super::{Acquisition, Contention, HolderView, Lease, LockError};
 use crate::ids::{LeaseId, LockName, NodeIndex};
 use crate::register::RegisterError;
 use crate::register::registers::{ChangeResult, Ticket};
@@ -47,7 +47,7 @@ struct Line {
     /// Wakes the line's task.
     woken: Arc<Event>,
     /// Attempts for the first waiter that releases put in the register's line.
-    handed: Vec<Ticket<LockAnswer>>,
+    handed: Vec<(LeaseId, Ticket<LockAnswer>)>,
     /// As far as known, the daemon has a place in the register's line: newcomers need not be told there.
     placed: bool,
     /// Nodes that passed on that it may be our turn, by bit, since the last look.
@@ -77,6 +77,11 @@ impl Waiting {
     /// Whether anybody waits for the name.
     pub fn has(&self, name: &str) -> bool {
         self.lines().contains_key(name)
+    }
+
+    /// Whether any line is not yet given up.
+    pub fn is_any(&self) -> bool {
+        !self.lines().is_empty()
     }
 
     /// How many wait, over all names.
@@ -131,13 +136,9 @@ struct Seat {
 impl Seat {
     /// Takes the waiter out of the line; the lock, if it came at the last moment.
     fn stand_up(&mut self) -> Option<Lease> {
-        let waiting = &self.inner.waiting;
-        if let Some(line) = waiting.lines().get_mut(self.name.as_str())
-            && line.waiters.remove(&self.ticket).is_some()
-        {
-            waiting.total.fetch_sub(1, Ordering::Relaxed);
-            // Who comes after may speak for the daemon now, or nobody may be left.
-            line.woken.notify(1);
+        if let Some(lease_id) = self.leave_line() {
+            // An attempt for this waiter may have gone through although nobody could tell.
+            self.inner.abandon(self.name.clone(), lease_id);
         }
         // A grant takes the waiter out under the same lock: after this none can come.
         while let Ok(news) = self.heard.try_recv() {
@@ -146,6 +147,19 @@ impl Seat {
             }
         }
         None
+    }
+
+    /// The waiter's lease id, if the outcome of an attempt is open.
+    fn leave_line(&self) -> Option<LeaseId> {
+        let waiting = &self.inner.waiting;
+        let mut lines = waiting.lines();
+        let line = lines.get_mut(self.name.as_str())?;
+        let waiter = line.waiters.remove(&self.ticket)?;
+        waiting.total.fetch_sub(1, Ordering::Relaxed);
+        // Who comes after may speak for the daemon now, or nobody may be left.
+        line.woken.notify(1);
+        let open = matches!(line.last, Some(Err(RegisterError::OutcomeUnknown)));
+        open.then_some(waiter.acquire.lease_id)
     }
 }
 
@@ -249,7 +263,7 @@ impl Inner {
     ) {
         match self.waiting.lines().get_mut(name.as_str()) {
             Some(line) => {
-                line.handed.push(attempt);
+                line.handed.push((lease_id, attempt));
                 line.woken.notify(1);
             }
             None => self.abandon(name.clone(), lease_id),
@@ -332,15 +346,16 @@ impl Speaker {
             (std::mem::take(&mut line.handed), line.attempt(&inner, renew))
         };
         let mut look = None;
-        for ticket in handed {
+        for (lease_id, ticket) in handed {
             let result = inner.registers.wait(ticket, deadline).await;
-            look = Some(self.after(result));
+            look = Some(self.after(lease_id, result));
         }
         match (look, attempt) {
             (Some(look), _) => look,
             (None, Some(attempt)) => {
+                let lease_id = attempt.lease_id;
                 let result = inner.registers.change(name, LockChange::Acquire(attempt), deadline).await;
-                self.after(result)
+                self.after(lease_id, result)
             }
             (None, None) => self.leave().await,
         }
@@ -371,7 +386,8 @@ impl Speaker {
         Look::Again
     }
 
-    fn after(&mut self, result: ChangeResult<LockAnswer>) -> Look {
+    /// What follows from an attempt under this lease id.
+    fn after(&mut self, attempted: LeaseId, result: ChangeResult<LockAnswer>) -> Look {
         let inner = self.inner.clone();
         let mut lines = inner.waiting.lines();
         let Some(line) = lines.get_mut(self.name.as_str()) else { return Look::Nobody };
@@ -385,9 +401,9 @@ impl Speaker {
                     line.tell_positions();
                     Look::Waiting(self.pause(contention))
                 }
-                LockAnswer::Held { lease_id, .. } => {
+                LockAnswer::Held { placed, .. } => {
                     let lease = lease_of(&self.name, &committed);
-                    self.deliver(line, *lease_id, lease)
+                    self.deliver(line, lease, *placed)
                 }
                 LockAnswer::Contended(_)
                 | LockAnswer::Lost { .. }
@@ -398,14 +414,19 @@ impl Speaker {
             },
             Err(error) => {
                 tracing::debug!(lock = %self.name, %error, "a look for those who wait failed");
+                let unknown = error == RegisterError::OutcomeUnknown;
+                if unknown && !line.waiters.values().any(|waiter| waiter.acquire.lease_id == attempted) {
+                    inner.abandon(self.name.clone(), attempted);
+                }
                 line.last = Some(Err(error));
                 Look::Waiting(inner.runtime().entropy.jitter(inner.settings.look_interval))
             }
         }
     }
 
-    /// The lock is held under this lease id: hands it to its waiter, or gives it back.
-    fn deliver(&mut self, line: &mut Line, lease_id: LeaseId, lease: Lease) -> Look {
+    /// The lock is held under this lease: hands it to its waiter, or gives it back.
+    fn deliver(&mut self, line: &mut Line, lease: Lease, placed: bool) -> Look {
+        let lease_id = lease.lease_id;
         let waiter = line.waiters.iter().find(|(_, waiter)| waiter.acquire.lease_id == lease_id);
         let Some(ticket) = waiter.map(|(ticket, _)| *ticket) else {
             // A second attempt for a waiter that has its lease already, or one that has gone away.
@@ -417,13 +438,29 @@ impl Speaker {
         let waiter = line.waiters.remove(&ticket).expect("it was found a moment ago");
         self.inner.waiting.total.fetch_sub(1, Ordering::Relaxed);
         self.delivered = Some(lease_id);
-        // The receiver lives as long as its seat, and its seat would have taken the waiter out.
-        let _ = waiter.news.unbounded_send(News::Granted(lease));
         // The attempt named the next waiter that it knew of; one that came later has to be told there.
-        line.placed = false;
+        line.placed = placed;
         line.before = 0;
         line.tell_positions();
-        Look::Again
+        let contention = Contention {
+            holder: Some(HolderView {
+                owner: lease.owner.clone(),
+                token: lease.token,
+                ttl: lease.ttl,
+                remaining: lease.ttl,
+                acquired_unix_ms: waiter.acquire.now_unix_ms,
+                attributes: waiter.acquire.attributes.clone(),
+            }),
+            waiters: u32::try_from(line.waiters.len()).unwrap_or(u32::MAX),
+        };
+        // The receiver lives as long as its seat, and its seat would have taken the waiter out.
+        let _ = waiter.news.unbounded_send(News::Granted(lease));
+        if line.waiters.is_empty() || !placed {
+            return Look::Again;
+        }
+        let pause = self.pause(&contention);
+        line.last = Some(Ok(contention));
+        Look::Waiting(pause)
     }
 
     /// Until the next look, if nobody wakes us.

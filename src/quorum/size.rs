@@ -18,7 +18,7 @@ impl ClusterSize {
     /// # Errors
     /// [`InvalidSize`] for 0, an even number, or more than [`limits::NODES_MAX`].
     pub fn new(nodes: usize) -> Result<Self, InvalidSize> {
-        if nodes % 2 == 0 || nodes > limits::NODES_MAX {
+        if nodes.is_multiple_of(2) || nodes > limits::NODES_MAX {
             return Err(InvalidSize(nodes));
         }
         Ok(Self(nodes as u8))

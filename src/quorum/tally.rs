@@ -78,7 +78,7 @@ mod tests {
                 }
                 let yes = words.iter().filter(|w| **w == 1).count();
                 let no = words.iter().filter(|w| **w == 2).count();
-                let expected = match (yes >= n / 2 + 1, no > n / 2) {
+                let expected = match (yes > n / 2, no > n / 2) {
                     (true, _) => Verdict::Reached,
                     (_, true) => Verdict::Impossible,
                     _ => Verdict::Pending,

@@ -92,6 +92,9 @@ struct Line<K: Kind> {
     rests: u32,
 }
 
+/// What one round applies, and the warm promise that it may use.
+type Group<K> = (Vec<Pending<K>>, Option<Warm<<K as Kind>::Value>>);
+
 struct Pending<K: Kind> {
     entry: Entry<K>,
     result: oneshot::Sender<ChangeResult<K::Answer>>,
@@ -188,8 +191,11 @@ impl<K: Kind> Registers<K> {
             // The round's task ended without a word: the runtime is stopping.
             Either::Left((Err(_), _)) => Err(RegisterError::OutcomeUnknown),
             Either::Right(_) if claim.withdraw() => {
-                let waited = clock.now().since(enqueued);
-                Err(RegisterError::DeadlineExceeded { waited })
+                let cluster = &self.inner.cluster;
+                if cluster.reachable() < cluster.size.quorum() {
+                    return Err(self.inner.no_quorum());
+                }
+                Err(RegisterError::DeadlineExceeded { waited: clock.now().since(enqueued) })
             }
             Either::Right(_) => match result.try_recv() {
                 Ok(Some(result)) => result,
@@ -324,7 +330,7 @@ impl<K: Kind> Inner<K> {
     }
 
     /// The next group, or `None` and the line rests.
-    fn take_group(&self, name: &Arc<str>) -> Option<(Vec<Pending<K>>, Option<Warm<K::Value>>)> {
+    fn take_group(&self, name: &Arc<str>) -> Option<Group<K>> {
         let mut shard = self.shard(name);
         let line = shard.lines.get_mut(name)?;
         line.waiting.retain(|pending| !pending.entry.claim.is_withdrawn());

@@ -14,6 +14,8 @@ pub mod quorum;
 pub mod register;
 pub mod runtime;
 pub mod server;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 pub mod telemetry;
 pub mod token;
 pub mod upkeep;

@@ -6,7 +6,7 @@
 //!     the next ones, every third        SIGTERM          SIGKILL
 //! ```
 //! Each answered `Extend` moves all three. The clock goes on while the machine sleeps, and is looked at at least every
-//! [`LOOK_INTERVAL`], because timers don't.
+//! `LOOK_INTERVAL`, because timers don't.
 
 use std::ffi::OsString;
 use std::io;

@@ -51,7 +51,7 @@ pub enum Command {
     Serve(serve::Serve),
     /// Run a daemon for trying things out, with nodes of its own that keep nothing
     ///
-    /// The section [nodes] of a configuration is not used.
+    /// A configuration's section `nodes` is not used.
     Dev(dev::Dev),
     /// Check the configuration and every server in it
     ///

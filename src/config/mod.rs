@@ -1,6 +1,6 @@
 //! Every setting, its type and its default.
 //!
-//! [`load`] reads them once, at the start: defaults < TOML file < environment < flags. [`validate`] has the rules that
+//! [`load()`] reads them once, at the start: defaults < TOML file < environment < flags. [`validate`] has the rules that
 //! types can't express. Both report all problems, not the first. `deploy/majorityd.toml` is the reference for people; tests
 //! keep it in step with this file. Settings are plain values from then on: nothing reads the environment later.
 
@@ -58,7 +58,7 @@ impl Serialize for Secret {
     }
 }
 
-/// Everything that can be set. What [`load`] returns has passed every rule of [`validate`].
+/// Everything that can be set. What [`load()`] returns has passed every rule of [`validate`].
 ///
 /// Serializing shows no secret, so it is fit for status pages.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,7 +82,7 @@ pub struct Settings {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Cluster {
-    /// Separates clusters that share servers; part of every stored key. 1 to 64 of `a-z`, `0-9`, `-`.
+    /// The same for all daemons of a cluster; servers remember it and refuse another. 1 to 64 of `a-z`, `0-9`, `-`.
     pub name: String,
     /// Allows a cluster to be made of empty nodes at once, because nobody held anything on them before.
     pub bootstrap: bool,

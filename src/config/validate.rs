@@ -8,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 use super::{Grpc, Locks, Nodes, Problem, Settings};
 use crate::limits;
 
-/// Longest name of a cluster: it is part of every stored key.
+/// Longest name of a cluster: it is part of the scripts and of the names of channels.
 const CLUSTER_NAME_BYTES_MAX: usize = 64;
 /// Shortest wait for a server: below it, a healthy one on another continent would seem dead.
 const WAIT_MIN: Duration = Duration::from_millis(10);

@@ -122,7 +122,7 @@ impl RedisServer {
         }
         let _ = child.kill();
         let _ = child.wait();
-        false
+        panic!("redis-server runs and does not answer; its log:\n{}", self.log());
     }
 
     /// Whether the process that listens is this child and has loaded its data.
@@ -232,14 +232,19 @@ impl RedisServer {
     fn try_command(&self, words: &[&[u8]]) -> std::io::Result<Reply> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-        let mut request = format!("*{}\r\n", words.len()).into_bytes();
-        for word in words {
-            request.extend(format!("${}\r\n", word.len()).into_bytes());
-            request.extend_from_slice(word);
-            request.extend(b"\r\n");
+        let mut replies = BufReader::new(stream.try_clone()?);
+        if let Some(password) = self.password() {
+            stream.write_all(&request(&[b"AUTH", password.as_bytes()]))?;
+            read_reply(&mut replies)?;
         }
-        stream.write_all(&request)?;
-        read_reply(&mut BufReader::new(stream))
+        stream.write_all(&request(words))?;
+        read_reply(&mut replies)
+    }
+
+    /// The password that the server was started with.
+    fn password(&self) -> Option<&str> {
+        let at = self.options.iter().position(|option| option == "--requirepass")?;
+        self.options.get(at + 1).map(String::as_str)
     }
 
     /// All data, in the form of an embedded server's.
@@ -300,6 +305,16 @@ fn pause() {
 fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     listener.local_addr().expect("a bound listener has an address").port()
+}
+
+fn request(words: &[&[u8]]) -> Vec<u8> {
+    let mut request = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        request.extend(format!("${}\r\n", word.len()).into_bytes());
+        request.extend_from_slice(word);
+        request.extend(b"\r\n");
+    }
+    request
 }
 
 fn read_reply(stream: &mut impl BufRead) -> std::io::Result<Reply> {

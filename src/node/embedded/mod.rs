@@ -233,7 +233,7 @@ pub fn eval(script: &str, argument: &[u8]) -> Result<Bytes, String> {
 const NOSCRIPT: &str = "NOSCRIPT No matching script. Please use EVAL.";
 
 impl Inner {
-    /// Runs a script; what it returned, and the hints that it published. The outer error means that nothing ran.
+    /// Runs a script; what it returned, and the hints that it published.
     fn run(
         &mut self,
         connection: u64,

@@ -317,10 +317,11 @@ impl Shared {
         select_biased! {
             reply = reply => match reply {
                 Ok(reply) => (Ok(reply), false),
-                Err(error) => {
-                    let (error, reset) = client::call_error(&error);
-                    (Err(error), reset)
-                }
+                Err(error) => match (client::call_error(&error), live.ended.clone().now_or_never()) {
+                    // fred only says that its channel is closed; why is known here.
+                    ((CallError::Lost(_), _), Some(reason)) => (Err(CallError::Lost(reason)), false),
+                    ((error, reset), _) => (Err(error), reset),
+                },
             },
             reason = live.ended.clone() => (Err(CallError::Lost(reason)), false),
             () = self.runtime.clock.sleep_until(deadline).fuse() => {

@@ -39,8 +39,6 @@ async fn five_nodes_serve_with_one_killed_and_one_frozen_which_then_catches_up()
     }
 
     servers[1].thaw();
-    let list = |daemon: &DaemonProcess| daemon.log().matches("a node is connected").count();
-    let (here, there) = (list(&daemon), list(&other));
     // From now on nothing works without the node that was frozen.
     servers[2].freeze();
     let free = stranger.must_acquire("before", "b", LONG, WAIT).await;
@@ -51,7 +49,6 @@ async fn five_nodes_serve_with_one_killed_and_one_frozen_which_then_catches_up()
     assert!(client.release(&during).await.unwrap());
     let next = stranger.must_acquire("during", "b", LONG, NO_WAIT).await;
     assert!(next.lease.fencing_token > during.lease.fencing_token);
-    assert!(list(&daemon) >= here && list(&other) >= there);
 }
 
 /// Mechanisms: no answer without q nodes; patience that ends before the caller's deadline; and with only prepares sent

@@ -104,7 +104,8 @@ impl Line {
             place_ttl: place_ttl(inner),
             renew,
         };
-        Some(Acquire { waiting: Some(waiting), ..first.acquire.clone() })
+        let now_unix_ms = inner.runtime().clock.wall_unix_ms();
+        Some(Acquire { waiting: Some(waiting), now_unix_ms, ..first.acquire.clone() })
     }
 
     /// Tells everybody how many stand before.

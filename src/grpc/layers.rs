@@ -47,13 +47,19 @@ pub struct CallTime {
     pub arrived: Moment,
     /// The client's deadline less the margin; `None` when it gave none.
     pub client_deadline: Option<Moment>,
+    /// When a stream ends at the latest: half the margin later, so that what the deadline leads to is told before.
+    pub stream_deadline: Option<Moment>,
 }
 
 impl CallTime {
     /// From a request's headers. A malformed `grpc-timeout` counts as none, as it does for tonic.
     pub fn of(headers: &HeaderMap, now: Moment) -> Self {
         let timeout = headers.get("grpc-timeout").and_then(|value| parse_timeout(value.as_bytes()));
-        Self { arrived: now, client_deadline: timeout.map(|timeout| now + (timeout - margin(timeout))) }
+        Self {
+            arrived: now,
+            client_deadline: timeout.map(|timeout| now + (timeout - margin(timeout))),
+            stream_deadline: timeout.map(|timeout| now + (timeout - margin(timeout) / 2)),
+        }
     }
 
     /// Until when to answer: the client's word, or the default after the time that the call asks to wait.

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::future::{self, BoxFuture, Either};
 use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
 use tokio::sync::watch;
 use tonic::{Extensions, Request, Response, Status};
 
@@ -15,6 +16,7 @@ use crate::ids::Owner;
 use crate::lock::{LockError, Locks};
 use crate::proto::v1;
 use crate::proto::v1::lock_service_server::LockService;
+use crate::register::RegisterError;
 use crate::runtime::{Clock, Moment};
 
 /// The service over the wire.
@@ -34,13 +36,38 @@ pub struct LockApi {
 impl LockApi {
     /// When the call came and until when its client listens.
     fn time(&self, extensions: &Extensions) -> CallTime {
-        let without_layer = || CallTime { arrived: self.clock.now(), client_deadline: None };
+        let without_layer =
+            || CallTime { arrived: self.clock.now(), client_deadline: None, stream_deadline: None };
         extensions.get::<CallTime>().copied().unwrap_or_else(without_layer)
     }
 
     /// Until when a call is to be answered that asks to wait so long.
     fn deadline(&self, extensions: &Extensions, wait: Duration) -> Moment {
         self.time(extensions).deadline(self.deadline_default, wait)
+    }
+
+    /// Ends a stream at its client's deadline. Most clients do that by themselves, but not all.
+    fn until_deadline<T: Send + 'static>(
+        &self,
+        events: impl Stream<Item = Result<T, Status>> + Send + 'static,
+        time: CallTime,
+    ) -> BoxStream<'static, Result<T, Status>> {
+        let Some(deadline) = time.stream_deadline else { return events.boxed() };
+        let waited = deadline.since(time.arrived);
+        let timer = self.clock.sleep_until(deadline);
+        let state = Some((events.boxed(), timer));
+        let next = move |state: Option<(BoxStream<'static, _>, BoxFuture<'static, ()>)>| async move {
+            let (mut events, timer) = state?;
+            match future::select(events.next(), timer).await {
+                Either::Left((Some(event), timer)) => Some((event, Some((events, timer)))),
+                Either::Left((None, _)) => None,
+                Either::Right(_) => {
+                    let error = LockError::Register(RegisterError::DeadlineExceeded { waited });
+                    Some((Err(failed(&error, Repeat::Harmless)), None))
+                }
+            }
+        };
+        futures::stream::unfold(state, next).boxed()
     }
 
     /// A wait ends with the call.
@@ -107,7 +134,8 @@ impl LockService for LockApi {
     async fn hold(&self, request: Request<v1::HoldRequest>) -> Result<Response<Self::HoldStream>, Status> {
         let (_, extensions, message) = request.into_parts();
         let mut asked = convert::hold(message, &self.limits).map_err(|e| status::invalid(&e))?;
-        let deadline = self.time(&extensions).deadline_of_start(self.deadline_default, asked.acquire.wait);
+        let time = self.time(&extensions);
+        let deadline = time.deadline_of_start(self.deadline_default, asked.acquire.wait);
         asked.acquire.wait = self.cut(asked.acquire.wait, deadline);
         let repeat = repeat_of(asked.acquire.owner.as_ref());
         let clock = self.clock.clone();
@@ -115,7 +143,7 @@ impl LockService for LockApi {
             Ok(event) => Ok(convert::hold_event(&event, clock.now())),
             Err(error) => Err(failed(&error, repeat)),
         });
-        Ok(Response::new(events.boxed()))
+        Ok(Response::new(self.until_deadline(events, time)))
     }
 
     async fn get_lock(
@@ -145,6 +173,7 @@ impl LockService for LockApi {
         &self,
         request: Request<v1::WatchLockRequest>,
     ) -> Result<Response<Self::WatchLockStream>, Status> {
+        let time = self.time(request.extensions());
         let name = convert::name(&request.get_ref().name, &self.limits).map_err(|e| status::invalid(&e))?;
         let mut stopping = self.stopping.clone();
         let stopped = async move {
@@ -157,7 +186,7 @@ impl LockService for LockApi {
             Ok(event) => Ok(convert::watch_event(&event)),
             Err(error) => Err(failed(&error, Repeat::Harmless)),
         });
-        Ok(Response::new(events.boxed()))
+        Ok(Response::new(self.until_deadline(events, time)))
     }
 
     async fn force_release(

@@ -347,3 +347,38 @@ async fn an_unknown_outcome_is_told_by_whether_a_repeat_is_harmless_and_is_undon
         until(&elsewhere, name, |lock| lock.holder.is_none()).await;
     }
 }
+
+/// The same for one that waits: it was the first in line when the answers stopped coming, and then went away.
+#[tokio::test]
+async fn an_unknown_outcome_of_a_waiter_that_left_is_undone() {
+    let cluster = Cluster::new();
+    let served = cluster.daemon_behind_network().await;
+    let other = cluster.daemon().await;
+    let (mut client, elsewhere) = (served.client().await, other.client().await);
+    let warm = lease(&mut client, asking("orders", "ann")).await;
+    assert!(release(&mut client, &warm).await);
+    cluster.set_network(&[0, 1, 2], Network::Mute);
+    // It goes away later than the daemon has patience with nodes that do not answer.
+    let mut request = Request::new(waiting("orders", "bob"));
+    request.set_timeout(Duration::from_secs(5));
+    let status = within(client.acquire(request)).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "OUTCOME_UNKNOWN"));
+    until(&elsewhere, "orders", |lock| lock.holder.as_ref().is_some_and(|h| h.owner == "bob")).await;
+    cluster.set_network(&[0, 1, 2], Network::Whole);
+    until(&elsewhere, "orders", |lock| lock.holder.is_none() && lock.waiters == 0).await;
+}
+
+/// However short the wait is, it is not shorter than a try.
+#[tokio::test]
+async fn the_shortest_wait_gets_a_free_lock() {
+    let (_cluster, _served, [mut one, mut two]) = pair().await;
+    for round in 0..20 {
+        let shortest = prost_types::Duration { seconds: 0, nanos: 1 };
+        let name = format!("orders {round}");
+        let request = v1::AcquireRequest { wait_timeout: Some(shortest), ..asking(&name, "ann") };
+        let held = lease(&mut one, request).await;
+        let request = v1::AcquireRequest { wait_timeout: Some(shortest), ..asking(&name, "bob") };
+        let contention = contention(&mut two, request).await;
+        assert_eq!(contention.holder.unwrap().fencing_token, held.fencing_token);
+    }
+}

@@ -77,7 +77,8 @@ async fn one_node_of_three_may_go_and_two_may_not() {
 
     cluster.stop_servers(&[2]);
     assert_eq!(next_status(&mut overall).await, Some(ServingStatus::NotServing));
-    let status = extend(&mut client, &held).await.unwrap_err();
+    let request = v1::GetLockRequest { name: "orders".to_owned() };
+    let status = within(client.get_lock(request)).await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "NO_QUORUM"));
 }
 
@@ -161,22 +162,21 @@ async fn a_connection_full_of_waiters_can_release_what_they_wait_for() {
     let served = cluster.daemon().await;
     let mut client = served.client().await;
     let held = lease(&mut client, asking("orders", "ann")).await;
-    let waiters: Vec<_> = (0..4).map(|_| acquiring(&client, waiting("orders", ""))).collect();
-    let refused = within(async {
-        loop {
-            match client.get_lock(v1::GetLockRequest { name: "orders".to_owned() }).await {
-                Ok(_) => pause().await,
-                Err(status) => return status,
-            }
-        }
-    });
-    assert_eq!(reason(&refused.await), "RATE_LIMITED");
+    let mut streams = Vec::new();
+    for number in 0..4 {
+        let request =
+            v1::HoldRequest { wait_timeout: seconds(600), ..holding("orders", &format!("waiter {number}")) };
+        streams.push(hold(&mut client, request).await);
+    }
+    let looking = v1::GetLockRequest { name: "orders".to_owned() };
+    let status = within(client.get_lock(looking)).await.unwrap_err();
+    assert_eq!(reason(&status), "RATE_LIMITED");
     extend(&mut client, &held).await.unwrap();
     let mut current = held;
-    let mut waiters: futures::stream::FuturesUnordered<_> = waiters.into_iter().collect();
-    while !waiters.is_empty() {
+    // All on one connection, so they came in this order.
+    for mut stream in streams {
         assert!(release(&mut client, &current).await);
-        current = within(waiters.next()).await.unwrap().unwrap();
+        current = crate::stage::held(&mut stream).await;
     }
 }
 

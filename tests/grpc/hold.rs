@@ -289,15 +289,36 @@ async fn a_streams_deadline_ends_it_like_a_cancellation() {
     request.set_timeout(Duration::from_secs(2));
     let mut stream = within(one.hold(request)).await.unwrap().into_inner();
     held(&mut stream).await;
-    let status = loop {
-        match event(&mut stream).await.expect("it ends with a status") {
-            Ok(Event::Extended(_)) => {}
-            Ok(other) => panic!("{other:?}"),
-            Err(status) => break status,
+    let status = within(async {
+        loop {
+            match event(&mut stream).await.expect("it ends with a status") {
+                Ok(Event::Extended(_)) => {}
+                Ok(other) => panic!("{other:?}"),
+                Err(status) => break status,
+            }
         }
-    };
+    });
+    let status = status.await;
     assert_eq!((status.code(), reason(&status).as_str()), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
     until(&two, "orders", |lock| lock.holder.is_none()).await;
+
+    let mut request = Request::new(v1::WatchLockRequest { name: "orders".to_owned() });
+    request.set_timeout(Duration::from_secs(1));
+    let mut watch = within(one.watch_lock(request)).await.unwrap().into_inner();
+    assert_eq!(within(watch.message()).await.unwrap().expect("the first").holder, None);
+    assert_eq!(within(watch.message()).await.unwrap_err().code(), Code::DeadlineExceeded);
+}
+
+#[tokio::test]
+async fn a_stream_that_waits_up_to_its_deadline_times_out() {
+    let (_cluster, _served, [mut one, mut two]) = pair().await;
+    lease(&mut one, asking("orders", "ann")).await;
+    let waiting = v1::HoldRequest { wait_timeout: seconds(600), ..holding("orders", "bob") };
+    let mut request = Request::new(waiting);
+    request.set_timeout(Duration::from_secs(3));
+    let mut stream = within(two.hold(request)).await.unwrap().into_inner();
+    assert!(matches!(news(&mut stream).await, Event::TimedOut(_)));
+    assert!(event(&mut stream).await.is_none());
 }
 
 #[tokio::test]

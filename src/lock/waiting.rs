@@ -90,11 +90,6 @@ impl Waiting {
     pub fn total(&self) -> usize {
         self.total.load(Ordering::Relaxed)
     }
-
-    /// The attempt of the first waiter.
-    pub fn first(&self, inner: &Inner, name: &str) -> Option<Acquire> {
-        self.lines().get(name)?.attempt(inner, false)
-    }
 }
 
 impl Line {
@@ -111,7 +106,8 @@ impl Line {
             place_ttl: place_ttl(inner),
             renew,
         };
-        Some(Acquire { waiting: Some(waiting), ..first.acquire.clone() })
+        let now_unix_ms = inner.runtime().clock.wall_unix_ms();
+        Some(Acquire { waiting: Some(waiting), now_unix_ms, ..first.acquire.clone() })
     }
 
     /// Tells everybody how many stand before.
@@ -272,20 +268,26 @@ impl Inner {
         Ok(Seat { inner: self.clone(), name, ticket, heard })
     }
 
-    /// The task of the name shall take care of this attempt; if it has ended, nobody wants the lock.
-    pub(super) fn hand_over(
-        self: &Arc<Self>,
+    /// Puts a change in the register's line and right behind it an attempt for the first waiter, which the task of the
+    /// name sees through. `None` where nobody waits. All under one lock: the waiter that the attempt is made for must
+    /// not be served and its line given up in between.
+    pub(super) fn enqueue_with_first(
+        &self,
         name: &LockName,
-        lease_id: LeaseId,
-        attempt: Ticket<LockAnswer>,
-    ) {
-        match self.waiting.lines().get_mut(name.as_str()) {
-            Some(line) => {
-                line.handed.push((lease_id, attempt));
-                line.woken.notify(1);
-            }
-            None => self.abandon(name.clone(), lease_id),
-        }
+        change: &LockChange,
+        deadline: Moment,
+    ) -> Option<Result<Ticket<LockAnswer>, RegisterError>> {
+        let mut lines = self.waiting.lines();
+        let line = lines.get_mut(name.as_str())?;
+        let attempt = line.attempt(self, false)?;
+        let lease_id = attempt.lease_id;
+        let changes = [change.clone(), LockChange::Acquire(attempt)];
+        let enqueued = self.registers.enqueue(name.as_str(), changes, deadline);
+        Some(enqueued.map(|[ended, attempt]| {
+            line.handed.push((lease_id, attempt));
+            line.woken.notify(1);
+            ended
+        }))
     }
 
     /// A node passed on that it may be our turn. The first to say so may be ahead of the quorum, and a look at that moment

@@ -120,7 +120,7 @@ fn start_daemon(
 ) -> SimDaemon {
     let skew_ms = random.below(20_000) as i64 - 10_000;
     let runtime = world.runtime(actor, skew_ms);
-    let proposer = ProposerId(random.next());
+    let proposer = ProposerId(random.bits());
     let identity = Identity { cluster: "sim".into(), nodes: size.nodes(), daemon: proposer };
     let room: Arc<OnceLock<Locks>> = Arc::default();
     let alive = Arc::new(AtomicBool::new(true));

@@ -58,7 +58,7 @@ impl Random {
     }
 
     /// 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -68,7 +68,7 @@ impl Random {
 
     /// Evenly from `0..end`.
     pub fn below(&mut self, end: u64) -> u64 {
-        self.next() % end.max(1)
+        self.bits() % end.max(1)
     }
 
     /// `true` in `percent` of a hundred cases.
@@ -129,7 +129,7 @@ impl World {
 
     /// A generator of its own, for somebody whose draws shall not depend on those of others.
     pub fn fork(&self) -> Random {
-        Random::new(self.draw(Random::next))
+        Random::new(self.draw(Random::bits))
     }
 
     /// Starts a task.
@@ -295,7 +295,7 @@ struct SimEntropy(Mutex<Random>);
 
 impl Entropy for SimEntropy {
     fn next_u64(&self) -> u64 {
-        self.0.lock().expect("no holder of this lock panics").next()
+        self.0.lock().expect("no holder of this lock panics").bits()
     }
 }
 
@@ -326,9 +326,10 @@ mod tests {
             };
             world.spawn(Actor(actor), Box::pin(task));
         }
+        // Paused before it is polled at all, it begins its second of sleep when the pause ends.
         world.pause(Actor(2), world.now() + Duration::from_secs(5));
         world.run_until(world.now() + Duration::from_secs(100));
-        assert_eq!(*seen.lock().unwrap(), [(3, 3), (1, 4), (2, 6)]);
+        assert_eq!(*seen.lock().unwrap(), [(3, 3), (1, 4), (2, 7)]);
     }
 
     #[test]

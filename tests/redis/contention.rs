@@ -22,7 +22,7 @@ impl Guarded {
         let seen = self.counter.load(Ordering::SeqCst);
         pause(Duration::from_millis(1)).await;
         self.counter.store(seen + 1, Ordering::SeqCst);
-        assert!(now() < held.valid_until, "this machine is too slow for this lease: the test says nothing");
+        assert!(now() < held.ends_at_best, "this machine is too slow for this lease: the test says nothing");
     }
 
     fn check(&self) {

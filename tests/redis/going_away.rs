@@ -5,9 +5,10 @@ use std::time::Duration;
 use majorityd::proto::v1::hold_response::Event;
 use majorityd::proto::v1::{DisconnectPolicy, Lock};
 use tonic::Code;
+use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::support::daemon::{
-    Client, DaemonProcess, Held, acquired, beside, in_time, length, now, reason, seen, servers,
+    Client, DaemonProcess, Held, acquired, beside, in_time, length, now, pause, reason, seen, servers,
 };
 
 const NO_WAIT: Duration = Duration::ZERO;
@@ -113,25 +114,51 @@ async fn a_hold_that_vanishes_releases_if_told_so() {
     assert!(next.lease.fencing_token > lease.fencing_token);
 }
 
-/// Mechanism: an attempt whose caller is gone is abandoned; whatever it got is given back.
+/// Mechanism: an attempt whose caller is gone is withdrawn if nothing was sent, and abandoned if it was: what it got is
+/// given back long before its TTL.
 #[tokio::test]
-async fn acquires_that_are_cancelled_at_any_moment_hold_nothing() {
+async fn an_acquire_that_is_cancelled_while_it_is_under_way_holds_nothing() {
+    let servers = servers(3);
+    let daemon = DaemonProcess::serving(&servers).await;
+    let other = DaemonProcess::serving(&servers).await;
+    let client = daemon.client().await;
+    let warm = client.must_acquire("warm", "a", LONG, NO_WAIT).await;
+    assert!(client.release(&warm).await.unwrap());
+    for name in ["warm", "cold"] {
+        // What is sent now arrives, but is not answered before the caller has gone.
+        servers[0].freeze();
+        servers[1].freeze();
+        let attempt = daemon.client().await;
+        let attempt = beside(async move { attempt.acquire(name, "v", LONG, NO_WAIT).await });
+        pause(Duration::from_millis(150)).await;
+        attempt.abort();
+        daemon.until_logged(&["the client went away", "Acquire"]).await;
+        servers[0].thaw();
+        servers[1].thaw();
+        daemon.until_health(ServingStatus::Serving).await;
+        let next = other.client().await.must_acquire(name, "b", SHORT, WAIT).await;
+        assert!(name == "cold" || next.lease.fencing_token > warm.lease.fencing_token);
+    }
+}
+
+/// Mechanism: whatever came of an acquire that was cancelled, be it that its answer was on the way already, ends by itself.
+#[tokio::test]
+async fn acquires_that_are_cancelled_at_any_moment_hold_nothing_beyond_a_ttl() {
     let servers = servers(3);
     let daemon = DaemonProcess::serving(&servers).await;
     let client = daemon.client().await;
     for round in 0..40_u64 {
         let name = format!("x{}", round % 4);
         let attempt = client.clone();
-        let try_it = {
-            let name = name.clone();
-            beside(async move { attempt.acquire(&name, &format!("v{round}"), LONG, NO_WAIT).await })
-        };
-        crate::support::daemon::pause(Duration::from_micros(round * 250)).await;
-        try_it.abort();
-        // One that was answered before it was cancelled holds its lock, as it should.
-        if let Ok(Ok(Ok(held))) = try_it.await {
-            client.release(&held).await.unwrap();
+        let attempt =
+            beside(async move { attempt.acquire(&name, &format!("v{round}"), SHORT, NO_WAIT).await });
+        for _ in 0..round {
+            tokio::task::yield_now().await;
         }
+        attempt.abort();
+        // More than twenty at once that are cancelled before the server has looked at them look like an attack to it.
+        let _ = attempt.await;
+        pause(Duration::from_millis(1)).await;
     }
     for name in ["x0", "x1", "x2", "x3"] {
         client.must_acquire(name, "b", SHORT, WAIT).await;
@@ -153,7 +180,8 @@ async fn a_killed_daemon_leaves_nothing_that_stays() {
     lock_with_waiters(&client, "x", 1).await;
 
     doomed.kill();
-    assert_eq!(in_time("the waiter's end", wait).await.unwrap().unwrap_err().code(), Code::Unavailable);
+    // Not an error of the daemon's making.
+    assert_eq!(reason(&in_time("the waiter's end", wait).await.unwrap().unwrap_err()), None);
     client.must_be_held("x").await;
     let next = client.must_acquire("x", "b", LONG, WAIT).await;
     assert!(next.lease.fencing_token > lease.fencing_token);
@@ -188,7 +216,7 @@ async fn a_daemon_that_is_stopped_ends_its_calls_and_leaves_its_leases() {
     assert_eq!(stopping.until_ended().await.code(), Some(0));
 
     client.must_be_held("x").await;
-    let held = Held { lease: lease.clone(), valid_until: now() };
+    let held = Held::new(lease.clone(), now());
     let extended = client.extend(&held).await.unwrap();
     assert_eq!(extended.lease.fencing_token, lease.fencing_token);
     lock_with_waiters(&client, "x", 0).await;

@@ -39,8 +39,6 @@ async fn five_nodes_serve_with_one_killed_and_one_frozen_which_then_catches_up()
     }
 
     servers[1].thaw();
-    let list = |daemon: &DaemonProcess| daemon.log().matches("a node is connected").count();
-    let (here, there) = (list(&daemon), list(&other));
     // From now on nothing works without the node that was frozen.
     servers[2].freeze();
     let free = stranger.must_acquire("before", "b", LONG, WAIT).await;
@@ -51,7 +49,6 @@ async fn five_nodes_serve_with_one_killed_and_one_frozen_which_then_catches_up()
     assert!(client.release(&during).await.unwrap());
     let next = stranger.must_acquire("during", "b", LONG, NO_WAIT).await;
     assert!(next.lease.fencing_token > during.lease.fencing_token);
-    assert!(list(&daemon) >= here && list(&other) >= there);
 }
 
 /// Mechanisms: no answer without q nodes; patience that ends before the caller's deadline; and with only prepares sent
@@ -149,6 +146,11 @@ enum Returns {
     WithAllData,
 }
 
+/// Waits until the daemon has given up its connection to a frozen node.
+async fn without_connection(daemon: &DaemonProcess, node: usize) {
+    daemon.until_logged(&[&format!("\"node\":{node},"), "node is unreachable"]).await;
+}
+
 /// The lease of A is on nodes `0..q`; the last of them restarts; then only it and those that never heard of the lease can
 /// be reached.
 async fn the_classic(count: usize, returns: Returns) {
@@ -161,8 +163,10 @@ async fn the_classic(count: usize, returns: Returns) {
     if returns == Returns::WithOldSnapshot {
         assert_eq!(servers[witness].command(&["SAVE"]), Reply::Status("OK".into()));
     }
-    for server in &servers[quorum..] {
+    for (node, server) in servers.iter().enumerate().skip(quorum) {
         server.freeze();
+        // What is sent to a frozen server waits in its socket, and is done when it goes on. So nothing may be sent to it.
+        without_connection(&daemon, node).await;
     }
     let held = a.must_acquire("x", "a", LONG, NO_WAIT).await;
     if returns == Returns::WithAllData {

@@ -70,7 +70,7 @@ async fn a_server_that_is_told_to_evict_is_refused_until_it_no_longer_does() {
     let client = daemon.client().await;
     let held = client.must_acquire("x", "a", LONG, NO_WAIT).await;
     ok(&servers[2], &["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
-    daemon.until_logged(&["a node is refused", "CONFIG SET maxmemory-policy noeviction"]).await;
+    daemon.until_logged(&["node is refused", "CONFIG SET maxmemory-policy noeviction"]).await;
     let (code, report) = check(&addresses(&servers), &[]);
     assert_eq!(code, 1, "{report}");
     assert!(refusal(&report, 2).contains("CONFIG SET maxmemory-policy noeviction"), "{report}");
@@ -95,7 +95,7 @@ async fn a_server_that_was_made_a_replica_is_refused_and_its_copied_data_too() {
     let held = client.must_acquire("x", "a", LONG, NO_WAIT).await;
     let port = servers[1].port().to_string();
     ok(&servers[2], &["REPLICAOF", "127.0.0.1", &port]);
-    daemon.until_logged(&["a node is refused", "REPLICAOF NO ONE"]).await;
+    daemon.until_logged(&["node is refused", "REPLICAOF NO ONE"]).await;
     client.extend(&held).await.unwrap();
     client.must_be_held("x").await;
     does_not_count(&daemon, &servers).await;
@@ -106,7 +106,7 @@ async fn a_server_that_was_made_a_replica_is_refused_and_its_copied_data_too() {
     .await;
 
     ok(&servers[2], &["REPLICAOF", "NO", "ONE"]);
-    daemon.until_logged(&["a node is refused", "index", "same order"]).await;
+    daemon.until_logged(&["node is refused", "index", "same order"]).await;
     let (code, report) = check(&addresses(&servers), &[]);
     assert_eq!(code, 1, "{report}");
     assert!(refusal(&report, 2).contains("index 1"), "{report}");
@@ -170,7 +170,7 @@ async fn never_serves(addresses: &[String], settings: &[(&str, &str)], node: usi
         assert!(refusal(&report, node).contains(word), "{word}: {report}");
     }
     let daemon = DaemonProcess::start(addresses, settings).await;
-    daemon.until_logged(&[&["a node is refused"], words].concat()).await;
+    daemon.until_logged(&[&["node is refused"], words].concat()).await;
     let client = daemon.client().await;
     for _ in 0..2 {
         client.must_lack_quorum("x", "a").await;
@@ -196,7 +196,7 @@ async fn one_server_listed_twice_is_found_out() {
         "{report}"
     );
     let daemon = DaemonProcess::start(&list, &[]).await;
-    daemon.until_logged(&["a node is refused", "same server"]).await;
+    daemon.until_logged(&["node is refused", "same server"]).await;
     let client = daemon.client().await;
     for _ in 0..2 {
         client.must_lack_quorum("x", "a").await;

@@ -265,8 +265,18 @@ pub fn reason(status: &Status) -> Option<String> {
 pub struct Held {
     /// The lease.
     pub lease: v1::Lease,
-    /// Up to when its holder may count on it.
+    /// Up to when its holder may count on it: from when it asked. Says little of a lease that was waited for.
     pub valid_until: Instant,
+    /// When it ends if the answer took no time.
+    pub ends_at_best: Instant,
+}
+
+impl Held {
+    /// A lease that was asked for at that moment and has just arrived.
+    pub fn new(lease: v1::Lease, sent: Instant) -> Self {
+        let remaining = length(lease.remaining);
+        Self { lease, valid_until: sent + remaining, ends_at_best: now() + remaining }
+    }
 }
 
 impl Client {
@@ -288,10 +298,7 @@ impl Client {
         let sent = now();
         let answer = self.inner.clone().acquire(request(message, wait + CALL)).await?.into_inner();
         Ok(match answer.outcome.expect("one of the two") {
-            Outcome::Lease(lease) => {
-                let valid_until = sent + length(lease.remaining);
-                Ok(Held { lease, valid_until })
-            }
+            Outcome::Lease(lease) => Ok(Held::new(lease, sent)),
             Outcome::Contention(contention) => Err(contention),
         })
     }
@@ -333,8 +340,7 @@ impl Client {
         let sent = now();
         let answer = self.inner.clone().extend(request(message, CALL)).await?.into_inner();
         let lease = answer.lease.expect("is always set");
-        let valid_until = sent + length(lease.remaining);
-        Ok(Held { lease, valid_until })
+        Ok(Held::new(lease, sent))
     }
 
     /// Releases; whether it was still held.

@@ -227,3 +227,15 @@ async fn servers_of_another_cluster_size_name_or_order_are_refused() {
     assert!(client.release(&held).await.unwrap());
     assert_eq!(check(&all, &[]).0, 0);
 }
+
+/// Mechanism: a node record without a memory, on a server without a member list, binds nobody. Else a look with a wrong
+/// name or order would keep new servers from ever being used with the right one.
+#[tokio::test]
+async fn a_look_with_a_wrong_configuration_does_not_spoil_new_servers() {
+    let servers = servers(3);
+    let mut list = addresses(&servers);
+    list.reverse();
+    check(&list, &[("cluster.name", "typo")]);
+    let daemon = DaemonProcess::serving(&servers).await;
+    daemon.client().await.must_acquire("x", "a", LONG, NO_WAIT).await;
+}

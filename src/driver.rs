@@ -128,8 +128,10 @@ impl Cluster {
 
     fn is_reachable(&self, view: &View, node: NodeIndex) -> bool {
         let batcher = &self.batchers[usize::from(node.0)];
-        let memory = batcher.last_reply().and_then(|last| last.memory);
-        matches!(batcher.node().state(), NodeState::Ready(_)) && view.counts(node, memory)
+        let NodeState::Ready(welcome) = batcher.node().state() else { return false };
+        // A memory may be given after the handshake, but only to the run that shook hands.
+        let last = batcher.last_reply().filter(|last| last.run_id == welcome.run_id);
+        view.counts(node, last.map_or(welcome.memory, |last| last.memory))
     }
 
     /// What is wrong with each node that can't be counted on, for people.

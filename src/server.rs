@@ -1,4 +1,7 @@
 //! Composition root: builds the nodes, the rooms, the services and the listeners, and takes them down again.
+//! [`check`] looks at the nodes without becoming a daemon.
+
+pub mod check;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -14,14 +17,10 @@ use crate::grpc;
 use crate::ids::{NodeIndex, ProposerId};
 use crate::lock::Locks;
 use crate::lock::locks::LockSettings;
-use crate::members::change::{Answered, Judgement, judge};
-use crate::members::{MemberList, State};
 use crate::node::embedded::{EmbeddedNode, EmbeddedServer};
-use crate::node::handshake::Welcome;
 use crate::node::keyspace::KIND_LOCK;
-use crate::node::operation::{Answer, Operation, RegisterKey};
 use crate::node::redis::{RedisNode, RedisOptions, Runs};
-use crate::node::{Hint, HintSink, Identity, Node, NodeState};
+use crate::node::{Hint, HintSink, Identity, Node};
 use crate::quorum::{ClusterSize, InvalidSize};
 use crate::runtime::{Runtime, system};
 use crate::upkeep::membership::{Membership, MembershipSettings};
@@ -198,7 +197,7 @@ fn lock_settings(settings: &Settings) -> LockSettings {
     }
 }
 
-fn redis_options(settings: &Settings) -> impl Iterator<Item = RedisOptions> + '_ {
+pub(crate) fn redis_options(settings: &Settings) -> impl Iterator<Item = RedisOptions> + '_ {
     let nodes = &settings.nodes;
     nodes.addresses.iter().map(move |address| {
         let (username, password) = nodes.credentials(address);
@@ -295,119 +294,4 @@ fn listen_unix(path: &Path) -> Result<UnixListener, ServeError> {
         std::fs::remove_file(path).map_err(failed)?;
     }
     UnixListener::bind(path).map_err(failed)
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-// Checking
-
-/// What `check` found out about one node.
-#[derive(Clone, Debug)]
-pub struct NodeReport {
-    /// Its place in the configured list.
-    pub index: NodeIndex,
-    /// Its address, without secrets.
-    pub address: String,
-    /// What the handshake found, or why the node can't be used: a refusal, or that nobody answers.
-    pub state: Result<Welcome, String>,
-    /// What the member list says of it, in a word or two.
-    pub member_state: String,
-    /// What an operator should know besides.
-    pub notes: Vec<String>,
-}
-
-/// Connects to every node, as a daemon would, and reports what it found. In the order of the configured list.
-pub async fn check_nodes(settings: &Settings) -> Vec<NodeReport> {
-    let runtime = system::runtime();
-    let Ok(size) = ClusterSize::new(settings.nodes.addresses.len()) else { return Vec::new() };
-    let proposer = ProposerId(runtime.entropy.next_u64());
-    let cluster_name = settings.cluster.name.as_str().into();
-    let identity = Identity { cluster: cluster_name, nodes: size.nodes(), daemon: proposer };
-    let runs = Arc::new(Runs::default());
-    let nodes = size.indexes().zip(redis_options(settings)).map(|(index, options)| {
-        let silent: HintSink = Arc::new(|_, _| {});
-        let node = RedisNode::new(index, options, identity.clone(), runs.clone(), silent, &runtime);
-        Arc::new(node) as Arc<dyn Node>
-    });
-    let cluster = Cluster::new(size, nodes.collect(), proposer, runtime.clone());
-    settle(&cluster, settings.nodes.connect_timeout).await;
-
-    let answers = cluster.ask_all(&Operation::Read { key: RegisterKey::members() }).await;
-    let answered: Vec<_> = answers
-        .into_iter()
-        .filter_map(|(node, memory, answer)| match answer {
-            Answer::Record(record) => Some(Answered { node, memory, record }),
-            _ => None,
-        })
-        .collect();
-    let judgement = judge(&answered, size);
-    let report = |batcher: &crate::node::batch::Batcher| {
-        let node = batcher.node();
-        let answer = answered.iter().find(|answer| answer.node == node.index());
-        let (member_state, mut notes) = member_state(node.index(), answer, &judgement);
-        let offset = batcher.last_reply().map(|last| last.node_us as i64 / 1_000 - last.here_ms as i64);
-        if let Some(offset) = offset.filter(|offset| offset.abs() > 1_000) {
-            notes.push(format!("its clock is {offset} ms from this machine's: run a time service on both"));
-        }
-        NodeReport {
-            index: node.index(),
-            address: node.address().to_owned(),
-            state: match node.state() {
-                NodeState::Ready(welcome) => Ok(welcome),
-                NodeState::Refused(refusal) => Err(refusal.to_string()),
-                NodeState::Unreachable(reason) => Err(format!("unreachable: {reason}")),
-            },
-            member_state,
-            notes,
-        }
-    };
-    cluster.batchers().iter().map(report).collect()
-}
-
-/// Waits until every node is ready or refused, or has had its time.
-async fn settle(cluster: &Cluster, timeout: Duration) {
-    let clock = &cluster.runtime.clock;
-    let give_up = clock.now() + timeout;
-    let unsettled = || {
-        let states = cluster.batchers().iter().map(|batcher| batcher.node().state());
-        states.into_iter().any(|state| matches!(state, NodeState::Unreachable(_)))
-    };
-    while unsettled() && clock.now() < give_up {
-        clock.sleep_until(clock.now() + Duration::from_millis(20)).await;
-    }
-}
-
-/// What the member list says of a node, and what follows for an operator.
-fn member_state(node: NodeIndex, answer: Option<&Answered>, judgement: &Judgement) -> (String, Vec<String>) {
-    let of_list = |list: &MemberList| {
-        let Some(entry) = list.entry(node) else { return ("not listed".to_owned(), vec![]) };
-        let counts = answer.is_some_and(|answer| list.counts(node, answer.memory));
-        match (entry.state, answer.is_some()) {
-            (State::Member, true) if counts => ("member".to_owned(), vec![]),
-            (State::Member, true) => {
-                let note = "it restarted or was replaced and has lost its memory: it is put to joining and does not \
-                            count; this version can't bring it back yet";
-                ("member without its memory".to_owned(), vec![note.to_owned()])
-            }
-            (State::Member, false) => ("member, silent".to_owned(), vec![]),
-            (State::Joining, _) => {
-                let note = "it lost its memory and does not count; this version can't bring it back yet";
-                ("joining".to_owned(), vec![note.to_owned()])
-            }
-            (State::Out, _) => ("out".to_owned(), vec![]),
-        }
-    };
-    match judgement {
-        Judgement::Committed { list, .. } | Judgement::Unfinished { list, .. } => of_list(list),
-        Judgement::TooFew { list, .. } => {
-            let (state, mut notes) = of_list(list);
-            notes.push(
-                "fewer than a quorum have the memory that the list names: the cluster does not serve"
-                    .to_owned(),
-            );
-            (state, notes)
-        }
-        Judgement::Absent { new_cluster: true } => ("new cluster, not founded yet".to_owned(), vec![]),
-        Judgement::Absent { .. } => ("no member list".to_owned(), vec![]),
-        Judgement::Unreadable(error) => (format!("list unreadable: {error}"), vec![]),
-    }
 }

@@ -67,6 +67,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("telemetry.rs", &["config"]),
     ("proto.rs", &[]),
     ("cli/", &["config", "limits", "proto", "runtime", "server", "telemetry"]),
+    ("server/check.rs", &["config", "ids", "members", "node", "quorum", "runtime", "server"]),
     ("main.rs", &[]),
     ("lib.rs", &[]),
 ];

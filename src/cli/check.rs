@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::{ConfigFlags, EXIT_OK, Output, print_json, print_line, table};
 use crate::config::Problems;
 use crate::config::validate::NodesFrom;
-use crate::server::{self, NodeReport};
+use crate::server::check::{NodeReport, check_nodes};
 
 /// Exit code: some nodes can't be used, but a quorum can.
 const EXIT_FINDINGS: u8 = 1;
@@ -18,8 +18,8 @@ const EXIT_NO_QUORUM: u8 = 2;
 #[command(after_help = "\
 Exit codes:
   0   all is well
-  1   something was found, but a quorum of nodes can be used
-  2   no quorum of nodes can be used, or the configuration is wrong
+  1   something was found, but a quorum of nodes counts
+  2   no quorum of nodes counts, or the configuration is wrong
   64  wrong command line")]
 pub struct Check {
     /// How to print
@@ -46,6 +46,7 @@ struct NodeLine {
     index: u8,
     address: String,
     usable: bool,
+    counts: bool,
     version: Option<String>,
     run_id: Option<String>,
     has_memory: bool,
@@ -58,7 +59,7 @@ impl Check {
     /// Checks and prints.
     pub async fn run(self) -> u8 {
         let (report, code) = match self.config.load(NodesFrom::Addresses) {
-            Ok(settings) => judge(server::check_nodes(&settings).await),
+            Ok(settings) => judge(check_nodes(&settings).await),
             Err(problems) => refuse(&problems),
         };
         match self.output {
@@ -80,10 +81,11 @@ fn judge(reports: Vec<NodeReport>) -> (Report, u8) {
     let usable = nodes.iter().filter(|node| node.usable).count();
     let quorum = nodes.len() / 2 + 1;
     let clean = nodes.iter().all(|node| node.usable && node.notes.is_empty());
-    let (verdict, code) = match (clean, usable >= quorum) {
+    let counting = nodes.iter().filter(|node| node.counts).count();
+    let (verdict, code) = match (clean, counting >= quorum) {
         (true, _) => ("all is well", EXIT_OK),
-        (false, true) => ("something was found, but a quorum of nodes can be used", EXIT_FINDINGS),
-        (false, false) => ("no quorum of nodes can be used", EXIT_NO_QUORUM),
+        (false, true) => ("something was found, but a quorum of nodes counts", EXIT_FINDINGS),
+        (false, false) => ("no quorum of nodes counts: the cluster does not serve", EXIT_NO_QUORUM),
     };
     (Report { problems: Vec::new(), nodes, usable, quorum, verdict }, code)
 }
@@ -97,6 +99,7 @@ fn line(report: NodeReport) -> NodeLine {
         index: report.index.0,
         address: report.address,
         usable: welcome.is_some(),
+        counts: welcome.is_some() && report.counts,
         version: welcome.as_ref().map(|welcome| welcome.version.to_string()),
         run_id: welcome.as_ref().map(|welcome| welcome.run_id.to_string()),
         has_memory: welcome.is_some_and(|welcome| welcome.memory.is_some()),
@@ -150,6 +153,7 @@ mod tests {
             index: NodeIndex(index),
             address: format!("redis://n{index}:6379"),
             state: if usable { Ok(welcome) } else { Err("nobody answers".into()) },
+            counts: usable,
             member_state: "member".into(),
             notes: notes.iter().map(|&note| note.to_owned()).collect(),
         }

@@ -13,8 +13,8 @@ use super::value::LockValue;
 use super::waiting::Waiting;
 use super::watch::Watching;
 use super::{
-    AcquireRequest, Acquisition, Contention, HoldEvent, HoldRequest, Lease, LockError, LockPage, LockView,
-    LostReason, TokenCheck, WatchEvent, hold, watch,
+    AcquireRequest, Acquisition, HoldEvent, HoldRequest, Lease, LockError, LockPage, LockView, LostReason,
+    TokenCheck, WatchEvent, hold, watch,
 };
 use crate::driver::Cluster;
 use crate::ids::{LeaseId, LockName, NodeIndex, Owner};
@@ -288,7 +288,7 @@ impl Inner {
                 return Ok(acquired);
             }
         }
-        self.wait_in_line(request.name, acquire, wait_until, positions).await
+        self.wait_in_line(request.name, acquire, wait_until, deadline, positions).await
     }
 
     fn check_open(&self) -> Result<(), LockError> {
@@ -410,11 +410,6 @@ pub(super) fn lost_reason(token: Token, answer: &LockAnswer) -> LostReason {
         LockAnswer::Lost { forced_token } if *forced_token == token => LostReason::Forced,
         _ => LostReason::Replaced,
     }
-}
-
-/// What is known of contention before anybody looked.
-pub(super) fn nothing_known(waiters: usize) -> Contention {
-    Contention { holder: None, waiters: u32::try_from(waiters).unwrap_or(u32::MAX) }
 }
 
 /// What it takes to undo an acquire, or to take it back if it has not gone out.

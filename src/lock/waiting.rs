@@ -16,7 +16,7 @@ use futures::future::{self, Either};
 use futures::{FutureExt, StreamExt};
 
 use super::change::{self, Acquire, LockAnswer, LockChange};
-use super::locks::{Inner, lease_of, nothing_known};
+use super::locks::{Inner, lease_of};
 use super::{Acquisition, Contention, HolderView, Lease, LockError};
 use crate::ids::{LeaseId, LockName, NodeIndex};
 use crate::register::RegisterError;
@@ -61,6 +61,8 @@ struct Line {
 struct Waiter {
     acquire: Acquire,
     news: mpsc::UnboundedSender<News>,
+    /// It may have the lock: the outcome of an attempt for it is open.
+    unsure: bool,
 }
 
 /// What a waiter hears.
@@ -104,7 +106,8 @@ impl Line {
             place_ttl: place_ttl(inner),
             renew,
         };
-        Some(Acquire { waiting: Some(waiting), ..first.acquire.clone() })
+        let now_unix_ms = inner.runtime().clock.wall_unix_ms();
+        Some(Acquire { waiting: Some(waiting), now_unix_ms, ..first.acquire.clone() })
     }
 
     /// Tells everybody how many stand before.
@@ -153,8 +156,7 @@ impl Seat {
         waiting.total.fetch_sub(1, Ordering::Relaxed);
         // Who comes after may speak for the daemon now, or nobody may be left.
         line.woken.notify(1);
-        let open = matches!(line.last, Some(Err(RegisterError::OutcomeUnknown)));
-        open.then_some(waiter.acquire.lease_id)
+        waiter.unsure.then_some(waiter.acquire.lease_id)
     }
 }
 
@@ -167,21 +169,29 @@ impl Drop for Seat {
 }
 
 impl Inner {
-    /// Stands in line until the lock is had, or until `until`.
+    /// Stands in line until the lock is had, or until `until`; or longer, up to `deadline`, until somebody has looked:
+    /// who waits for however short a time has tried at least once.
     pub(super) async fn wait_in_line(
         self: &Arc<Self>,
         name: LockName,
         acquire: Acquire,
         until: Moment,
+        deadline: Moment,
         positions: &mut (dyn FnMut(u32) + Send),
     ) -> Result<Acquisition, LockError> {
+        let started = self.now();
         let mut seat = self.sit_down(name, acquire)?;
+        let mut late = false;
         let mut timer = self.runtime().clock.sleep_until(until);
         let mut closed = self.closed.listen();
         let mut position = None;
         loop {
             if self.is_closing() {
                 return seat.stand_up().map(Acquisition::Acquired).ok_or(LockError::ShuttingDown);
+            }
+            if late && self.has_looked(&seat.name) {
+                let last = self.last_look(&seat, started);
+                return seat.stand_up().map_or(last, |lease| Ok(Acquisition::Acquired(lease)));
             }
             let interruption = future::select(&mut timer, &mut closed);
             match future::select(seat.heard.next(), interruption).await {
@@ -193,8 +203,12 @@ impl Inner {
                 }
                 // The line's task ended without a word: the runtime is stopping.
                 Either::Left((None, _)) => return Err(LockError::ShuttingDown),
+                Either::Right((Either::Left(_), _)) if !late && until < deadline => {
+                    late = true;
+                    timer = self.runtime().clock.sleep_until(deadline);
+                }
                 Either::Right((Either::Left(_), _)) => {
-                    let last = self.last_look(&seat.name);
+                    let last = self.last_look(&seat, started);
                     return seat.stand_up().map_or(last, |lease| Ok(Acquisition::Acquired(lease)));
                 }
                 Either::Right((Either::Right(_), _)) => closed = self.closed.listen(),
@@ -202,17 +216,22 @@ impl Inner {
         }
     }
 
+    /// Whether it is known how the lock stands.
+    fn has_looked(&self, name: &LockName) -> bool {
+        self.waiting.lines().get(name.as_str()).is_some_and(|line| line.last.is_some())
+    }
+
     /// What the last look found, for a waiter whose time is up.
-    fn last_look(&self, name: &LockName) -> Result<Acquisition, LockError> {
+    fn last_look(&self, seat: &Seat, started: Moment) -> Result<Acquisition, LockError> {
         let lines = self.waiting.lines();
-        let Some(line) = lines.get(name.as_str()) else {
-            return Ok(Acquisition::Contended(nothing_known(0)));
-        };
-        match &line.last {
+        let line = lines.get(seat.name.as_str());
+        let unsure = || line.and_then(|line| line.waiters.get(&seat.ticket)).is_some_and(|w| w.unsure);
+        match line.and_then(|line| line.last.as_ref()) {
             Some(Ok(contention)) => Ok(Acquisition::Contended(contention.clone())),
-            // Others of this daemon may have been told an outcome that is open; this waiter was not in it.
+            Some(Err(_)) | None if unsure() => Err(RegisterError::OutcomeUnknown.into()),
+            // The outcome that is open is that of another waiter of this daemon.
             Some(Err(RegisterError::OutcomeUnknown)) | None => {
-                Ok(Acquisition::Contended(nothing_known(line.waiters.len())))
+                Err(RegisterError::DeadlineExceeded { waited: self.now().since(started) }.into())
             }
             Some(Err(error)) => Err(error.clone().into()),
         }
@@ -237,7 +256,7 @@ impl Inner {
         let ticket = self.registers.cluster().next_ballot().token;
         let (news, heard) = mpsc::unbounded();
         let line = lines.entry(name.as_str().into()).or_default();
-        line.waiters.insert(ticket, Waiter { acquire, news });
+        line.waiters.insert(ticket, Waiter { acquire, news, unsure: false });
         if !line.placed {
             line.woken.notify(1);
         }
@@ -415,11 +434,13 @@ impl Speaker {
             },
             Err(error) => {
                 tracing::debug!(lock = %self.name, %error, "a look for those who wait failed");
-                let unknown = error == RegisterError::OutcomeUnknown;
-                let waits = line.waiters.values().any(|waiter| waiter.acquire.lease_id == attempted);
-                // Its waiter has gone away. One that was served by another attempt keeps what it has.
-                if unknown && !waits && self.delivered != Some(attempted) {
-                    inner.abandon(self.name.clone(), attempted);
+                if error == RegisterError::OutcomeUnknown {
+                    match line.waiters.values_mut().find(|waiter| waiter.acquire.lease_id == attempted) {
+                        Some(waiter) => waiter.unsure = true,
+                        // A second attempt for a waiter that has its lease already.
+                        None if self.delivered == Some(attempted) => {}
+                        None => inner.abandon(self.name.clone(), attempted),
+                    }
                 }
                 line.last = Some(Err(error));
                 Look::Waiting(inner.runtime().entropy.jitter(inner.settings.look_interval))

@@ -15,7 +15,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt, select_biased};
 
 use super::operation::{Accept, Answer, Operation, Record, Stamp};
-use super::{CallError, Node, memory_from_wire};
+use super::{CallError, Node, NodeState, memory_from_wire};
 use crate::ids::{MemoryId, NodeIndex, ProposerId};
 use crate::limits;
 use crate::runtime::Runtime;
@@ -271,7 +271,10 @@ fn decode_answer(input: &mut Reader<'_>, now_us: u64) -> Result<Option<Answer>, 
 }
 
 /// Reads a record in its stored form and works out the ages.
-fn decode_record(raw: &[u8], now_us: u64) -> Result<Record, Malformed> {
+///
+/// # Errors
+/// [`Malformed`] for anything that `accept` does not store.
+pub fn decode_record(raw: &[u8], now_us: u64) -> Result<Record, Malformed> {
     let mut input = Reader(raw);
     if input.array()? != 11 {
         return Err(Malformed("record of 11 fields expected"));
@@ -349,8 +352,10 @@ pub struct Batcher {
 }
 
 /// What the node's last reply said beside its answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastReply {
+    /// The run of the server that replied.
+    pub run_id: Arc<str>,
     /// The node's memory.
     pub memory: Option<MemoryId>,
     /// The node's clock, in microseconds of Unix time.
@@ -384,7 +389,7 @@ impl Batcher {
 
     /// What the last reply said; `None` before the first.
     pub fn last_reply(&self) -> Option<LastReply> {
-        *self.last.lock().expect("no holder of this lock panics")
+        self.last.lock().expect("no holder of this lock panics").clone()
     }
 
     /// Queues an operation that goes by the list `list`. Exactly one [`Reply`] follows.
@@ -494,7 +499,8 @@ impl Sender {
 
     fn note(&self, memory: Option<MemoryId>, node_us: u64, round_trip: Duration) {
         let here_ms = self.runtime.clock.wall_unix_ms();
-        let last = LastReply { memory, node_us, here_ms, round_trip };
+        let NodeState::Ready(welcome) = self.node.state() else { return };
+        let last = LastReply { run_id: welcome.run_id, memory, node_us, here_ms, round_trip };
         *self.last.lock().expect("no holder of this lock panics") = Some(last);
     }
 }

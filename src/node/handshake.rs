@@ -145,6 +145,32 @@ pub fn inspect(found: &Inspection) -> Result<(), Refusal> {
 /// [`Refusal::Mismatch`] for the first field that is not this daemon's.
 pub fn greeted(identity: &Identity, index: NodeIndex, reply: &[u8]) -> Result<Option<MemoryId>, Refusal> {
     let mut fields = Fields(reply);
+    identify(identity, index, &mut fields)?;
+    Ok(fields.memory())
+}
+
+/// A node record as it is stored, of the right node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeRecord {
+    /// The run of the server that the memory belongs to.
+    pub run_id: String,
+    /// The memory, if the node had one then.
+    pub memory: Option<MemoryId>,
+}
+
+/// Judges the node record as it is stored, for a look that runs no script.
+///
+/// # Errors
+/// [`Refusal::Mismatch`] for the first field that is not this daemon's.
+pub fn recorded(identity: &Identity, index: NodeIndex, record: &[u8]) -> Result<NodeRecord, Refusal> {
+    let mut fields = Fields(record);
+    identify(identity, index, &mut fields)?;
+    let run_id = fields.text().map(|run_id| String::from_utf8_lossy(run_id).into_owned());
+    Ok(NodeRecord { run_id: run_id.unwrap_or_default(), memory: fields.memory() })
+}
+
+/// Compares format, cluster, N and index, with which a node record begins.
+fn identify(identity: &Identity, index: NodeIndex, fields: &mut Fields<'_>) -> Result<(), Refusal> {
     let mismatch = |what, found: Option<String>, expected: String, advice| Refusal::Mismatch {
         what,
         found: found.unwrap_or_else(|| "something that is not a node record".to_owned()),
@@ -176,10 +202,7 @@ pub fn greeted(identity: &Identity, index: NodeIndex, reply: &[u8]) -> Result<Op
         let found = found.map(|found| found.to_string());
         return Err(mismatch("index", found, index.to_string(), advice));
     }
-    match fields.text().map(<[u8; 8]>::try_from) {
-        Some(Ok(memory)) => Ok(memory_from_wire(u64::from_be_bytes(memory))),
-        _ => Ok(None),
-    }
+    Ok(())
 }
 
 /// Fields of a MessagePack array; whatever is not as expected is `None`, and so is all that follows it.
@@ -192,6 +215,11 @@ impl<'a> Fields<'a> {
 
     fn number(&mut self) -> Option<u64> {
         rmp::decode::read_int(&mut self.0).ok()
+    }
+
+    fn memory(&mut self) -> Option<MemoryId> {
+        let memory = <[u8; 8]>::try_from(self.text()?).ok()?;
+        memory_from_wire(u64::from_be_bytes(memory))
     }
 
     fn text(&mut self) -> Option<&'a [u8]> {

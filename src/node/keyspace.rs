@@ -4,7 +4,7 @@
 //! | --- | --- | --- | --- | --- |
 //! | `majorityd:node` | string | the node record: `[format, cluster, N, index, run_id, memory, aside]` | the handshake, `found` | never |
 //! | `majorityd:r:m:` | string | the record of the member list | operations, ungated | never |
-//! | `majorityd:r:l:NAME` | string | the record of the lock NAME | operations | forgotten when it says nothing |
+//! | `majorityd:r:l:NAME` | string | the record of the lock NAME | operations | never, in this version |
 //! | `majorityd:i:l` | sorted set, all scores 0 | names of the locks that are held or waited for; a hint | `accept` | when empty |
 //! | `majorityd:floor` | string | the highest promise ever forgotten, as 16 bytes | `forget` | never |
 //!

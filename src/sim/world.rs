@@ -326,9 +326,10 @@ mod tests {
             };
             world.spawn(Actor(actor), Box::pin(task));
         }
+        // Paused before it is polled at all, it begins its second of sleep when the pause ends.
         world.pause(Actor(2), world.now() + Duration::from_secs(5));
         world.run_until(world.now() + Duration::from_secs(100));
-        assert_eq!(*seen.lock().unwrap(), [(3, 3), (1, 4), (2, 6)]);
+        assert_eq!(*seen.lock().unwrap(), [(3, 3), (1, 4), (2, 7)]);
     }
 
     #[test]

@@ -173,7 +173,6 @@ impl Node for Wire {
 /// A daemon that serves until it is stopped.
 pub struct Served {
     pub address: SocketAddr,
-    /// Lives as long as what it serves.
     _daemon: Daemon,
     pub stop: oneshot::Sender<()>,
     pub task: JoinHandle<Result<(), ServeError>>,

@@ -13,7 +13,7 @@ use fred::rustls::pki_types::CertificateDer;
 use fred::rustls::pki_types::pem::PemObject;
 use fred::rustls::{ClientConfig, RootCertStore, crypto};
 use fred::rustls_native_certs::load_native_certs;
-use fred::types::{ConnectHandle, RespVersion};
+use fred::types::{ConnectHandle, CustomCommand, RespVersion};
 
 use super::RedisOptions;
 use crate::config::NodeServer;
@@ -161,6 +161,20 @@ async fn setting(client: &Client, name: &'static str) -> Result<Option<String>, 
         Err(error) if reply_code(&error).is_some() => Ok(None),
         Err(error) => Err(failure("CONFIG GET", &error)),
     }
+}
+
+/// A string key; `None` where there is none.
+pub(super) async fn get(client: &Client, key: &str) -> Result<Option<Bytes>, Failure> {
+    let get = CustomCommand::new_static("GET", None::<u16>, false);
+    client.custom(get, vec![key]).await.map_err(|error| failure("GET", &error))
+}
+
+/// The server's clock, in microseconds of Unix time.
+pub(super) async fn time_us(client: &Client) -> Result<u64, Failure> {
+    let time = CustomCommand::new_static("TIME", None::<u16>, false);
+    let (seconds, micros): (u64, u64) =
+        client.custom(time, Vec::<String>::new()).await.map_err(|error| failure("TIME", &error))?;
+    Ok(seconds * 1_000_000 + micros)
 }
 
 /// Runs a script once.

@@ -18,6 +18,7 @@
 //! is under way when a connection ends is [`CallError::Lost`].
 
 mod client;
+pub mod look;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};

@@ -181,33 +181,34 @@ async fn never_serves(addresses: &[String], settings: &[(&str, &str)], node: usi
 /// Mechanism: two addresses with one run id are one server.
 #[tokio::test]
 async fn one_server_listed_twice_is_found_out() {
-    let servers = servers(2);
+    let servers = servers(3);
     let port = servers[0].port();
     // The same words twice are a matter of the configuration alone.
     let (code, report) = check(&[servers[0].address(), servers[1].address(), servers[0].address()], &[]);
     assert_eq!(code, 2);
     assert!(report["problems"][0].as_str().unwrap().contains("same as node 0"), "{report}");
-    // A name for the same address is not: of three nodes two are left, and a new cluster needs all three.
-    let list = [servers[0].address(), servers[1].address(), format!("redis://localhost:{port}")];
-    let (code, report) = check(&list, &[]);
+
+    // Other names for the same address are not. Founded before, so that it is certain which place the server has.
+    drop(DaemonProcess::serving(&servers).await);
+    let found_out = |report: &Value, node| {
+        let refusal = refusal(report, node);
+        refusal.contains("same server") || refusal.contains("index 0")
+    };
+    let name = format!("redis://localhost:{port}");
+    let (code, report) = check(&[servers[0].address(), servers[1].address(), name.clone()], &[]);
     assert_eq!(code, 1, "{report}");
-    assert!(
-        refusal(&report, 2).contains("same server") && refusal(&report, 2).contains("node 0"),
-        "{report}"
-    );
+    assert!(found_out(&report, 2), "{report}");
+    let list = [servers[0].address(), name, servers[0].socket().display().to_string()];
+    let (code, report) = check(&list, &[]);
+    assert_eq!(code, 2, "{report}");
+    assert!(found_out(&report, 1) && found_out(&report, 2), "{report}");
     let daemon = DaemonProcess::start(&list, &[]).await;
-    daemon.until_logged(&["node is refused", "same server"]).await;
+    daemon.until_logged(&["node is refused"]).await;
     let client = daemon.client().await;
     for _ in 0..2 {
         client.must_lack_quorum("x", "a").await;
+        assert_eq!(daemon.health().await, ServingStatus::NotServing);
     }
-    // And with a second name for each of all but one, there are not even two.
-    let list = [
-        servers[0].address(),
-        format!("redis://localhost:{port}"),
-        servers[0].socket().display().to_string(),
-    ];
-    never_serves(&list, &[], 1, &["same server", "node 0", "list each one once"]).await;
 }
 
 /// Mechanism: the node record has the number of nodes, the cluster's name and the node's place.
@@ -226,4 +227,17 @@ async fn servers_of_another_cluster_size_name_or_order_are_refused() {
     client.must_be_held("x").await;
     assert!(client.release(&held).await.unwrap());
     assert_eq!(check(&all, &[]).0, 0);
+}
+
+/// Mechanism: a node record without a memory, on a server without a member list, binds nobody. Else a look with a wrong
+/// name or order would keep new servers from ever being used with the right one.
+#[tokio::test]
+#[ignore = "a known fault: the handshake writes a node record to every new server that it looks at"]
+async fn a_look_with_a_wrong_configuration_does_not_spoil_new_servers() {
+    let servers = servers(3);
+    let mut list = addresses(&servers);
+    list.reverse();
+    check(&list, &[("cluster.name", "typo")]);
+    let daemon = DaemonProcess::serving(&servers).await;
+    daemon.client().await.must_acquire("x", "a", LONG, NO_WAIT).await;
 }

@@ -9,6 +9,7 @@ use majorityd::config::{NodeAddress, Secret};
 use majorityd::ids::{NodeIndex, ProposerId};
 use majorityd::node::batch::BatchReply;
 use majorityd::node::conformance::{Connection, MEMORY, accept, ballot, found, founding, lock};
+use majorityd::node::embedded::Entry;
 use majorityd::node::handshake::{Refusal, Welcome};
 use majorityd::node::operation::Operation;
 use majorityd::node::redis::{RedisNode, RedisOptions, Runs};
@@ -208,6 +209,8 @@ async fn a_node_record_of_another_cluster_size_or_place_is_refused() {
     let server = RedisServer::start();
     let address = server.address();
     ready(&connect(options(&address))).await;
+    // From here on the record binds: a daemon has begun to agree on a member list.
+    server.put(b"majorityd:r:m:", &Entry::Bytes("a promise".into()));
     let before = server.dump();
     let red = Identity { cluster: "red".into(), ..identity() };
     let five = Identity { nodes: 5, ..identity() };

@@ -236,6 +236,9 @@ where
         .http2_keepalive_interval(Some(settings.keepalive_interval))
         .http2_keepalive_timeout(Some(settings.keepalive_timeout))
         .max_concurrent_streams(streams)
+        // A client may give up all its calls at once; by default the 21st would take the connection down with all else
+        // that is on it.
+        .http2_max_pending_accept_reset_streams(Some(streams as usize))
         .initial_connection_window_size(connection_window(streams))
         .layer(layer)
         .serve_with_incoming_shutdown(routes, incoming, stopped)

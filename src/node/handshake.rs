@@ -169,6 +169,16 @@ pub fn recorded(identity: &Identity, index: NodeIndex, record: &[u8]) -> Result<
     Ok(NodeRecord { run_id: run_id.unwrap_or_default(), memory: fields.memory() })
 }
 
+/// Whether a node record as it is stored has no memory, now or kept aside.
+pub fn is_blank(record: &[u8]) -> bool {
+    let mut fields = Fields(record);
+    fields.array();
+    let (_format, _cluster, _nodes, _index) =
+        (fields.number(), fields.text(), fields.number(), fields.number());
+    let _run_id = fields.text();
+    fields.text() == Some(&[]) && fields.text() == Some(&[])
+}
+
 /// Compares format, cluster, N and index, with which a node record begins.
 fn identify(identity: &Identity, index: NodeIndex, fields: &mut Fields<'_>) -> Result<(), Refusal> {
     let mismatch = |what, found: Option<String>, expected: String, advice| Refusal::Mismatch {

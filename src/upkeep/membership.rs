@@ -24,6 +24,9 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 /// How long another daemon's founding, or half-written list, is left alone before this one takes it up.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// For how long a daemon that saw a clean cluster may finish a founding on the operator's word, its own or another
+/// daemon's. Daemons that start together get in each other's way, and must not make the operator wait for that.
+const CLEAN_FOR: Duration = Duration::from_secs(15);
 /// Drawn before a founding, so that daemons that start together do not found together.
 const FOUNDING_JITTER: Duration = Duration::from_millis(150);
 
@@ -48,6 +51,8 @@ pub struct Membership {
     started: Moment,
     /// A list has been seen: whatever is found later is no new cluster.
     seen_list: bool,
+    /// When this daemon last saw all N nodes without a record and without a memory.
+    seen_clean: Option<Moment>,
 }
 
 /// What a look at the list led to.
@@ -63,7 +68,15 @@ impl Membership {
     /// A task for this cluster; [`Membership::run`] runs it.
     pub fn new(cluster: Arc<Cluster>, settings: MembershipSettings) -> Self {
         let started = cluster.runtime.clock.now();
-        Self { cluster, settings, stuck_since: None, said: String::new(), started, seen_list: false }
+        Self {
+            cluster,
+            settings,
+            stuck_since: None,
+            said: String::new(),
+            started,
+            seen_list: false,
+            seen_clean: None,
+        }
     }
 
     /// Runs for as long as the daemon does.
@@ -101,7 +114,10 @@ impl Membership {
                 self.say(format!("the member list {} is not agreed on yet", record.ballot));
                 let patience = if list.founding { PATIENCE } else { PATIENCE / 10 };
                 if self.is_stuck_for(patience) {
-                    self.change(None).await;
+                    match list.founding {
+                        true => self.found(Some(&list)).await,
+                        false => _ = self.change(None).await,
+                    }
                 }
                 Next::Again
             }
@@ -140,7 +156,12 @@ impl Membership {
         if list.founding {
             // The founder confirms as soon as it has given every node its memory; others only if it does not.
             if self.is_stuck_for(PATIENCE) {
-                self.change(Some(MemberChange::ConfirmFounding)).await;
+                let all = answers.iter().all(|answer| list.counts(answer.node, answer.memory));
+                if all || answers.len() < self.cluster.size.nodes() {
+                    self.change(Some(MemberChange::ConfirmFounding)).await;
+                } else {
+                    self.found(Some(&list)).await;
+                }
             }
             return Next::Again;
         }
@@ -199,9 +220,12 @@ impl Membership {
         let runtime = self.cluster.runtime.clone();
         let jitter = runtime.entropy.jitter(FOUNDING_JITTER);
         runtime.clock.sleep_until(runtime.clock.now() + jitter).await;
-        let again =
-            judge(&self.ask(&Operation::Read { key: RegisterKey::members() }).await, self.cluster.size);
-        if matches!(again, Judgement::Absent { new_cluster: true }) != stuck.is_none() {
+        let answers = self.ask(&Operation::Read { key: RegisterKey::members() }).await;
+        let clean = matches!(judge(&answers, self.cluster.size), Judgement::Absent { new_cluster: true });
+        if clean {
+            self.seen_clean = Some(runtime.clock.now());
+        }
+        if clean != stuck.is_none() {
             return;
         }
         let ballot = self.cluster.next_ballot();
@@ -212,12 +236,20 @@ impl Membership {
         // Judged once more on the promises of all N: from here on nobody else's founding can give out a memory.
         let (kept, base) = match judge(&promised, self.cluster.size) {
             Judgement::Absent { new_cluster: true } => (None, None),
-            Judgement::TooFew { founding_stuck: true, record, list, .. } => (Some(list), Some(record)),
+            Judgement::TooFew { record, list, .. }
+            | Judgement::Unfinished { record, list }
+            | Judgement::Committed { record, list, .. }
+                if list.founding =>
+            {
+                (Some(list), Some(record))
+            }
             _ => return,
         };
         let fresh = self.cluster.size.indexes().map(|_| self.fresh_memory()).collect();
-        // The operator's word is for a clean founding. Where something was there, what it held may be still held.
-        let trusted = self.settings.bootstrap && kept.is_none();
+        // The operator's word is for a clean founding. Where something was there, what it held may be still held; but
+        // not where this very daemon saw a moment ago that there was nothing, and nobody has served since.
+        let seen_clean = self.seen_clean.is_some_and(|at| runtime.clock.now().since(at) < CLEAN_FOR);
+        let trusted = self.settings.bootstrap && (kept.is_none() || seen_clean);
         let recovery = (!trusted).then_some(Stamp { ballot, ordinal: 0 });
         let ttl_max_ms = u64::try_from(self.settings.ttl_max.as_millis()).unwrap_or(u64::MAX);
         let list =
@@ -236,13 +268,16 @@ impl Membership {
                 let found = Operation::Found { founding: ballot, memory: entry.memory.0 };
                 Some((answer.node, found.encode()))
             });
-        self.cluster.ask(gifts).await;
+        let given = self.cluster.ask(gifts).await;
+        let has = promised.iter().filter(|answer| list.counts(answer.node, answer.memory)).count();
+        let got = given.iter().filter(|(_, _, answer)| *answer == Answer::Accepted).count();
+        if has + got < self.cluster.size.nodes() {
+            // Another daemon came in between. Once more, for those that went away empty-handed.
+            return;
+        }
         if self.change(Some(MemberChange::ConfirmFounding)).await {
-            tracing::info!(
-                nodes = self.cluster.size.nodes(),
-                waiting = !trusted,
-                "a new cluster was founded"
-            );
+            let nodes = self.cluster.size.nodes();
+            tracing::info!(nodes, waiting = !trusted, "a new cluster was founded");
         }
     }
 

@@ -50,8 +50,11 @@ async fn find(
     let found = client::inspect(client, options.assume_noeviction).await?;
     handshake::inspect(&found).map_err(Failure::Refused)?;
     let (version, run_id) = (found.redis_version.unwrap_or_default(), found.run_id.unwrap_or_default());
+    let members = client::get(client, &format!("{}m:", keyspace::RECORD_PREFIX)).await?;
     let memory = match client::get(client, keyspace::NODE_KEY).await? {
         None => None,
+        // Left by a daemon that founded nothing: it binds nobody.
+        Some(record) if members.is_none() && handshake::is_blank(&record) => None,
         Some(record) => {
             let known = handshake::recorded(identity, index, &record).map_err(Failure::Refused)?;
             // Of another run: a handshake would find the memory gone.
@@ -60,7 +63,6 @@ async fn find(
     };
     let now_us = client::time_us(client).await?;
     let offset = i64::try_from(now_us / 1_000).unwrap_or(i64::MAX) - runtime.clock.wall_unix_ms() as i64;
-    let members = client::get(client, &format!("{}m:", keyspace::RECORD_PREFIX)).await?;
     let members = members.and_then(|raw| batch::decode_record(&raw, now_us).ok());
     Ok(Look {
         state: NodeState::Ready(Welcome { version: version.into(), run_id: run_id.into(), memory }),

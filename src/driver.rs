@@ -14,8 +14,9 @@ use futures::{FutureExt, StreamExt};
 
 use crate::ids::{MemoryId, NodeIndex, ProposerId};
 use crate::members::{View, Views};
-use crate::node::batch::{Batcher, Delivery, Encoded, Reply};
+use crate::node::batch::{Batcher, Delivery, Reply};
 use crate::node::operation::{Answer, Operation};
+use crate::node::wire::Encoded;
 use crate::node::{Node, NodeState};
 use crate::quorum::ClusterSize;
 use crate::runtime::{Moment, Runtime};

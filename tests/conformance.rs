@@ -179,7 +179,7 @@ async fn compare(redis: &RedisSubject, script: Vec<(bool, u64, Vec<Operation>)>,
         assert!(same_answers(&one, &other), "{operations:#?}\nembedded {one:#?}\nRedis {other:#?}");
         let dumps = subjects.map(|subject| normal(&subject.dump()));
         assert_eq!(dumps[0], dumps[1], "after {operations:#?}");
-        if let majorityd::node::batch::BatchReply::Done { list: held, .. } = one {
+        if let majorityd::node::wire::BatchReply::Done { list: held, .. } = one {
             list = held;
         }
     }

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use majorityd::config::{NodeAddress, Secret};
 use majorityd::ids::{NodeIndex, ProposerId};
-use majorityd::node::batch::BatchReply;
 use majorityd::node::conformance::{Connection, MEMORY, accept, ballot, found, founding, lock};
 use majorityd::node::embedded::Entry;
 use majorityd::node::handshake::{Refusal, Welcome};
 use majorityd::node::operation::Operation;
 use majorityd::node::redis::{RedisNode, RedisOptions, Runs};
+use majorityd::node::wire::BatchReply;
 use majorityd::node::{CallError, Hint, Identity, NodeState};
 use majorityd::runtime::system;
 use majorityd::token::Ballot;

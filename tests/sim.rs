@@ -16,6 +16,18 @@ fn the_same_seed_gives_the_same_trace() {
     }
 }
 
+/// Seeds that found something once:
+/// 94 and 1280, a lease taken from its holder because a second attempt for it had an open outcome;
+/// 10189, daemons that founded at once left nodes without a memory, so that two restarts stopped the cluster.
+const KEPT: &[u64] = &[94, 1280, 10189];
+
+#[test]
+fn seeds_that_found_something_find_nothing_more() {
+    for seed in KEPT {
+        assert_eq!(run(*seed).violation, None, "seed {seed}");
+    }
+}
+
 #[test]
 fn no_seed_shows_two_holders_or_a_token_that_does_not_grow() {
     if let Ok(seed) = std::env::var("SIM_SEED") {

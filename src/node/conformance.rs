@@ -12,10 +12,10 @@ use futures::StreamExt;
 use futures::channel::mpsc;
 use futures::future::BoxFuture;
 
-use super::batch::{self, BatchReply};
 use super::embedded::{EmbeddedNode, EmbeddedServer, Entry, Keyspace};
 use super::keyspace::{NODE_KEY, RECORD_PREFIX};
 use super::operation::{Accept, Answer, Operation, Record, RegisterKey, Stamp};
+use super::wire::{self, BatchReply};
 use super::{CallError, Hint, Identity, Node, NodeState};
 use crate::ids::{MemoryId, NodeIndex, ProposerId};
 use crate::token::{Ballot, Token};
@@ -181,8 +181,8 @@ impl Connection {
     /// What the node's call ended with.
     pub async fn send(&self, list: Ballot, operations: &[Operation]) -> Result<BatchReply, CallError> {
         let operations: Vec<_> = operations.iter().map(Operation::encode).collect();
-        let reply = self.node.call(batch::encode(list, operations.iter())).await?;
-        Ok(batch::decode(&reply).expect("the script's reply can be read"))
+        let reply = self.node.call(wire::encode(list, operations.iter())).await?;
+        Ok(wire::decode(&reply).expect("the script's reply can be read"))
     }
 
     async fn done(

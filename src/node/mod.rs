@@ -1,4 +1,4 @@
-//! One node: what it is asked ([`operation`]), how questions travel together ([`batch`]), and the two kinds of it.
+//! One node: what it is asked ([`operation`]), how questions travel together ([`batch`], [`wire`]), and the two kinds of it.
 //!
 //! A [`Node`] is a connection that runs the one script with a payload, proves on every new connection what it is
 //! connected to ([`handshake`]), and passes on what others publish. [`redis`] reaches a Redis server; [`embedded`] runs
@@ -13,6 +13,7 @@ pub mod keyspace;
 pub mod operation;
 pub mod redis;
 pub mod script;
+pub mod wire;
 
 use std::fmt;
 use std::sync::Arc;

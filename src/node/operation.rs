@@ -1,4 +1,4 @@
-//! The typed operations that a node runs, and their typed answers. [`super::batch`] turns them to and from MessagePack.
+//! The typed operations that a node runs, and their typed answers. [`super::wire`] turns them to and from MessagePack.
 
 use std::fmt;
 use std::time::Duration;

@@ -209,7 +209,8 @@ impl Membership {
         }
         let quorum = self.cluster.size.quorum();
         self.say(format!(
-            "only {counted} members answer with the memory that the list names, and {quorum} are needed: {}",
+            "{counted} of {} nodes answer with the memory that the list names, and {quorum} are needed: {}",
+            self.cluster.size.nodes(),
             self.cluster.complaint()
         ));
         Next::Again

@@ -5,7 +5,7 @@ use super::client::{self, Failure};
 use super::handshake::{self, Welcome};
 use crate::ids::NodeIndex;
 use crate::node::operation::Record;
-use crate::node::{Identity, NodeState, batch, keyspace};
+use crate::node::{Identity, NodeState, keyspace, wire};
 use crate::runtime::Runtime;
 
 /// What a look found.
@@ -63,7 +63,7 @@ async fn find(
     };
     let now_us = client::time_us(client).await?;
     let offset = i64::try_from(now_us / 1_000).unwrap_or(i64::MAX) - runtime.clock.wall_unix_ms() as i64;
-    let members = members.and_then(|raw| batch::decode_record(&raw, now_us).ok());
+    let members = members.and_then(|raw| wire::decode_record(&raw, now_us).ok());
     Ok(Look {
         state: NodeState::Ready(Welcome { version: version.into(), run_id: run_id.into(), memory }),
         members,

@@ -36,7 +36,7 @@ use tracing::{debug, info, warn};
 use self::client::{Connected, Failure};
 use super::handshake::{self, Refusal, Welcome};
 use super::keyspace::{changes_channel, daemon_channel};
-use super::{CallError, Hint, HintSink, Identity, Node, NodeState, batch, script};
+use super::{CallError, Hint, HintSink, Identity, Node, NodeState, script, wire};
 use crate::config::{NodeAddress, Secret};
 use crate::ids::NodeIndex;
 use crate::runtime::Runtime;
@@ -371,7 +371,7 @@ impl Shared {
         let memory = handshake::greeted(&self.identity, self.index, &reply).map_err(Failure::Refused)?;
         let digest = client::load(client, &self.batch).await?;
         // An empty batch, so that a user without EVALSHA is found out here and not by every call.
-        let empty = batch::encode(Ballot::ZERO, [].into_iter());
+        let empty = wire::encode(Ballot::ZERO, [].into_iter());
         if let Err(error) = client::evalsha(client, &digest, empty).await {
             let message = error.details().to_owned();
             return Err(match client::call_error(&error).0 {

@@ -112,9 +112,16 @@ impl Line {
 
     /// Tells everybody how many stand before.
     fn tell_positions(&self) {
-        for (position, waiter) in self.waiters.values().enumerate() {
-            let position = self.before.saturating_add(u32::try_from(position).unwrap_or(u32::MAX));
-            let _ = waiter.news.unbounded_send(News::Position(position));
+        for (others, ticket) in self.waiters.keys().enumerate() {
+            self.tell_position(*ticket, u32::try_from(others).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// Tells one waiter how many stand before it: so many of this daemon, and those of others.
+    fn tell_position(&self, ticket: Token, others: u32) {
+        if let Some(waiter) = self.waiters.get(&ticket) {
+            // The receiver lives as long as the waiter is in line.
+            let _ = waiter.news.unbounded_send(News::Position(self.before.saturating_add(others)));
         }
     }
 }
@@ -257,7 +264,11 @@ impl Inner {
         let (news, heard) = mpsc::unbounded();
         let line = lines.entry(name.as_str().into()).or_default();
         line.waiters.insert(ticket, Waiter { acquire, news, unsure: false });
-        if !line.placed {
+        if line.placed {
+            // The last of this daemon; the task need not look to know that.
+            let others = u32::try_from(line.waiters.len() - 1).unwrap_or(u32::MAX);
+            line.tell_position(ticket, others);
+        } else {
             line.woken.notify(1);
         }
         drop(lines);

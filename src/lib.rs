@@ -1,4 +1,18 @@
 //! majorityd: distributed locks over gRPC, by majority of independent Redis servers.
+//!
+//! The map, from the caller to the servers. Each room's own page has its why.
+//!
+//! * [`cli`] and [`config`]: what is typed and what is set. [`server`] puts everything together, [`telemetry`] logs.
+//! * [`grpc`]: the API; [`proto`] has its generated code. Checks requests, calls a facade, maps errors in one place.
+//! * [`lock`]: locks as pure changes of a value, and the facade with its waiting and its streams.
+//! * [`register`]: agreement on one value by CASPaxos: the proposer (pure), ages (pure), the line of changes per key.
+//! * [`members`]: whose answers count (pure); [`upkeep`] keeps that list read, repaired and founded.
+//! * [`driver`]: the one loop that carries out what a protocol machine wants, over all nodes.
+//! * [`node`]: one node: operations, batches, the handshake, the Lua that runs there; on Redis or embedded.
+//! * [`quorum`], [`token`], [`ids`], [`limits`], [`runtime`]: what all of them stand on.
+//! * `sim` (tests, or the feature of that name): a world of virtual time under the real rooms.
+//!
+//! `docs/architecture.md` follows one request through them; `docs/protocol.md` has the protocol.
 
 pub mod cli;
 pub mod config;

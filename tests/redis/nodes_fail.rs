@@ -131,7 +131,7 @@ async fn two_of_three_that_come_back_empty_grant_nothing() {
     servers[1].restart(Data::Wiped);
     // All three answer, two of them as if they were new, to a daemon that has seen nothing.
     let fresh = DaemonProcess::start(&addresses(&servers), &[]).await;
-    fresh.until_logged(&["members answer with the memory that the list names"]).await;
+    fresh.until_logged(&["answer with the memory that the list names"]).await;
     let client = fresh.client().await;
     client.must_lack_quorum("x", "b").await;
     client.must_lack_quorum("y", "b").await;

@@ -310,11 +310,13 @@ fn an_end_of_the_stream_leaves_the_lease_to_the_client() {
 /// A command that ignores SIGTERM, and its child, write the time in milliseconds again and again.
 fn stubborn(path: &Path) -> String {
     let file = path.display();
-    format!("trap '' TERM; (while :; do date +%s%3N > {file}; sleep 0.02; done) & echo up; wait; sleep 60")
+    format!("trap '' TERM; (while :; do date +%s%3N >> {file}; sleep 0.02; done) & echo up; wait; sleep 60")
 }
 
 fn last_written(path: &Path) -> u64 {
-    std::fs::read_to_string(path).unwrap().trim().parse().unwrap_or(0)
+    // It may have been killed in the middle of a line: the highest number is the last whole one.
+    let written = std::fs::read_to_string(path).unwrap();
+    written.lines().filter_map(|line| line.parse().ok()).max().expect("it has written")
 }
 
 fn wall_ms() -> u64 {

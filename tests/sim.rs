@@ -3,7 +3,7 @@
 //! `SIM_SEED=7` replays one seed with its trace; `SIM_SEEDS=1000` runs so many from `SIM_FROM` on.
 #![cfg(feature = "sim")]
 
-use majorityd::sim::workload::run;
+use majorityd::sim::run::run;
 
 fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)

@@ -232,6 +232,11 @@ impl Locks {
         self.inner.watching.changed(name);
     }
 
+    /// How many callers of this daemon wait in line, over all names.
+    pub fn waiters(&self) -> usize {
+        self.inner.waiting.total()
+    }
+
     /// Stops taking calls: waiters end with [`LockError::ShuttingDown`], held streams with [`HoldEvent::Ended`].
     pub fn shut_down(&self) {
         self.inner.closing.store(true, Ordering::Release);

@@ -1,10 +1,21 @@
 //! A deterministic world for the real code: one thread, virtual time, everything drawn from one seed.
 //!
-//! The facades, the register, the driver and the membership task run as they are; under them stand the traits of
-//! [`crate::runtime`], implemented by a [`world::World`], and embedded nodes behind a [`network::SimNode`] that delays,
-//! loses and reorders. What clients do and see is in [`workload`]; [`invariants`] judges it.
+//! The facades, the register, the driver and the membership task run as they are. Under them stand the traits of
+//! [`crate::runtime`], implemented by a [`world::World`], and embedded nodes, with the Lua that runs in Redis, behind a
+//! [`network::SimNode`] that delays, loses and reorders.
+//!
+//! [`run::run`] is one run of one seed: [`options`] says what the seed decides, [`clients`] what is asked, [`faults`] what
+//! goes wrong, and [`invariants`] what must hold nevertheless, judged by a [`judge::Judge`] on what clients were told.
+//! `docs/correctness.md` says what that has shown so far.
 
+pub mod clients;
+pub mod daemon;
+pub mod faults;
+pub mod host;
 pub mod invariants;
+pub mod judge;
 pub mod network;
-pub mod workload;
+pub mod options;
+pub mod random;
+pub mod run;
 pub mod world;

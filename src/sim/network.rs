@@ -1,10 +1,10 @@
 //! [`SimNode`]: an embedded node at the end of a network that delays, loses and reorders.
 //!
-//! A batch travels by itself: it may arrive long after its daemon has given it up, or died. The server's clock is the
-//! world's, off by what the faults say.
+//! A batch travels by itself: it may arrive long after its daemon has given it up, or died. Each direction of each pair
+//! of daemon and server can be cut by itself.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,42 +12,74 @@ use futures::FutureExt;
 use futures::channel::oneshot;
 use futures::future::{self, BoxFuture, Either};
 
+use super::host::Host;
 use super::world::{NOBODY, World};
 use crate::ids::NodeIndex;
-use crate::node::embedded::{EmbeddedNode, EmbeddedServer};
+use crate::node::embedded::EmbeddedNode;
 use crate::node::{CallError, HintSink, Identity, Node, NodeState};
 
 /// After this a daemon counts a batch as lost.
 const CALL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Between two attempts to connect.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the network does to what passes through it. Shared by all.
 #[derive(Default)]
 pub struct Weather {
     /// Messages lost, in percent.
     pub loss: AtomicU64,
-    /// Messages that take up to [`Weather::late_ms`], in percent.
+    /// Messages that are late, in percent.
     pub late: AtomicU64,
-    /// The longest delay of a late one, in milliseconds.
-    pub late_ms: AtomicU64,
+    /// A late one takes up to 2 to the power of this, in milliseconds; short delays are as likely as long ones.
+    pub late_bits: AtomicU64,
     /// Hints lost, in percent.
     pub hints_lost: AtomicU64,
 }
 
-/// A server and what the faults do to it.
-pub struct Host {
-    /// The server.
-    pub server: Arc<EmbeddedServer>,
-    /// How far its clock is off, in milliseconds.
-    pub skew_ms: Arc<AtomicI64>,
+impl Weather {
+    /// No more trouble. What is late stays late.
+    pub fn clear(&self) {
+        [&self.loss, &self.late, &self.late_bits, &self.hints_lost]
+            .iter()
+            .for_each(|trouble| trouble.store(0, Ordering::Relaxed));
+    }
+
+    /// How long a message takes; `None` if it never arrives.
+    fn travel(&self, world: &World) -> Option<Duration> {
+        world.draw(|random| {
+            if random.chance(self.loss.load(Ordering::Relaxed)) {
+                return None;
+            }
+            let micros = 50 + random.below(2_000);
+            let late = random.chance(self.late.load(Ordering::Relaxed));
+            let late = if late { random.magnitude(self.late_bits.load(Ordering::Relaxed)) } else { 0 };
+            Some(Duration::from_micros(micros) + Duration::from_millis(late))
+        })
+    }
 }
 
-impl Host {
-    /// A server in a world.
-    pub fn new(world: &World, name: u64) -> Self {
-        let skew_ms = Arc::new(AtomicI64::new(0));
-        let (world, skew) = (world.clone(), skew_ms.clone());
-        let clock = move || world.unix_ms().saturating_add_signed(skew.load(Ordering::Relaxed)) * 1_000;
-        Self { server: EmbeddedServer::new(name, Arc::new(clock)), skew_ms }
+/// What passes between one daemon and one server.
+#[derive(Default)]
+pub struct Link {
+    /// Nothing from the daemon reaches the server.
+    pub there: AtomicBool,
+    /// Nothing from the server reaches the daemon.
+    pub back: AtomicBool,
+}
+
+impl Link {
+    /// Cuts, or mends, each direction.
+    pub fn set(&self, there: bool, back: bool) {
+        self.there.store(there, Ordering::Relaxed);
+        self.back.store(back, Ordering::Relaxed);
+    }
+
+    fn is_whole(&self) -> bool {
+        !self.there.load(Ordering::Relaxed) && !self.back.load(Ordering::Relaxed)
+    }
+
+    fn is_gone(&self) -> bool {
+        self.there.load(Ordering::Relaxed) && self.back.load(Ordering::Relaxed)
     }
 }
 
@@ -55,59 +87,91 @@ impl Host {
 pub struct SimNode {
     world: World,
     inner: Arc<EmbeddedNode>,
+    host: Arc<Host>,
     weather: Arc<Weather>,
-    /// Nothing passes in either direction.
-    cut: Arc<AtomicBool>,
+    link: Arc<Link>,
+    reconnecting: AtomicBool,
+    this: Weak<SimNode>,
 }
 
 impl SimNode {
-    /// A daemon's connection to a host. `cut` lets the faults partition this pair.
+    /// A daemon's connection to a host.
     pub fn new(
         world: &World,
-        host: &Host,
+        host: &Arc<Host>,
         identity: &Identity,
         index: NodeIndex,
         hints: HintSink,
         weather: Arc<Weather>,
-        cut: Arc<AtomicBool>,
+        link: Arc<Link>,
     ) -> Arc<Self> {
-        let (drawing, lossy, unreachable) = (world.clone(), weather.clone(), cut.clone());
-        let hints: HintSink = Arc::new(move |node, hint| {
-            let lost = drawing.draw(|random| random.chance(lossy.hints_lost.load(Ordering::Relaxed)));
-            if !lost && !unreachable.load(Ordering::Relaxed) {
-                hints(node, hint);
+        Arc::new_cyclic(|this: &Weak<Self>| {
+            let late_hints = late(world, hints, weather.clone(), link.clone(), this.clone());
+            Self {
+                world: world.clone(),
+                inner: EmbeddedNode::new(host.server.clone(), identity.clone(), index, late_hints),
+                host: host.clone(),
+                weather,
+                link,
+                reconnecting: AtomicBool::new(false),
+                this: this.clone(),
             }
-        });
-        let inner = EmbeddedNode::new(host.server.clone(), identity.clone(), index, hints);
-        let node = Arc::new(Self { world: world.clone(), inner, weather, cut });
-        let (keeper, world) = (Arc::downgrade(&node), world.clone());
-        let reconnect = async move {
+        })
+    }
+
+    /// Connects as soon as the link and the server allow it.
+    fn reconnect(&self) {
+        if self.reconnecting.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (this, world) = (self.this.clone(), self.world.clone());
+        let task = async move {
             loop {
-                world.sleep(Duration::from_millis(100)).await;
-                let Some(node) = keeper.upgrade() else { return };
-                let cut = node.cut.load(Ordering::Relaxed);
-                if !cut && !matches!(node.inner.state(), NodeState::Ready(_)) {
+                world.sleep(RECONNECT_PAUSE).await;
+                let Some(node) = this.upgrade() else { return };
+                if node.link.is_whole() && !node.host.is_frozen() {
+                    node.reconnecting.store(false, Ordering::Relaxed);
                     node.inner.connect();
+                    if matches!(node.inner.state(), NodeState::Ready(_)) {
+                        return;
+                    }
+                    node.reconnecting.store(true, Ordering::Relaxed);
                 }
             }
         };
-        node.world.spawn(NOBODY, reconnect.boxed());
-        node
+        self.world.spawn(NOBODY, task.boxed());
     }
+}
 
-    /// How long one message takes; `None` if it never arrives.
-    fn travel(&self) -> Option<Duration> {
-        let weather = &self.weather;
-        self.world.draw(|random| {
-            if random.chance(weather.loss.load(Ordering::Relaxed)) {
-                return None;
+/// Hints travel too. A change of the connection's state is known at once.
+fn late(
+    world: &World,
+    hints: HintSink,
+    weather: Arc<Weather>,
+    link: Arc<Link>,
+    node: Weak<SimNode>,
+) -> HintSink {
+    let world = world.clone();
+    Arc::new(move |index, hint| {
+        if hint == crate::node::Hint::State {
+            if let Some(node) = node.upgrade()
+                && !matches!(node.inner.state(), NodeState::Ready(_))
+            {
+                node.reconnect();
             }
-            let micros = 50 + random.below(2_000);
-            let late = random.chance(weather.late.load(Ordering::Relaxed));
-            let late = if late { random.below(weather.late_ms.load(Ordering::Relaxed)) } else { 0 };
-            Some(Duration::from_micros(micros) + Duration::from_millis(late))
-        })
-    }
+            return hints(index, hint);
+        }
+        let lost = world.draw(|random| random.chance(weather.hints_lost.load(Ordering::Relaxed)));
+        let Some(travel) = weather.travel(&world).filter(|_| !lost) else { return };
+        let (world_then, hints, link) = (world.clone(), hints.clone(), link.clone());
+        let journey = async move {
+            world_then.sleep(travel).await;
+            if !link.back.load(Ordering::Relaxed) {
+                hints(index, hint);
+            }
+        };
+        world.spawn(NOBODY, journey.boxed());
+    })
 }
 
 impl Node for SimNode {
@@ -120,19 +184,24 @@ impl Node for SimNode {
     }
 
     fn call(&self, payload: Bytes) -> BoxFuture<'static, Result<Bytes, CallError>> {
-        if self.cut.load(Ordering::Relaxed) {
+        if self.link.is_gone() {
             return future::ready(Err(CallError::Unsent("cut off".into()))).boxed();
         }
         let (sender, reply) = oneshot::channel();
-        let (there, back) = (self.travel(), self.travel());
-        let (world, inner, cut) = (self.world.clone(), self.inner.clone(), self.cut.clone());
+        let (there, back) = (self.weather.travel(&self.world), self.weather.travel(&self.world));
+        let (world, inner) = (self.world.clone(), self.inner.clone());
+        let (host, link) = (self.host.clone(), self.link.clone());
         let journey = async move {
             let Some(there) = there else { return };
             world.sleep(there).await;
+            if link.there.load(Ordering::Relaxed) {
+                return;
+            }
+            host.ready().await;
             let result = inner.call(payload).await;
             let Some(back) = back else { return };
             world.sleep(back).await;
-            if !cut.load(Ordering::Relaxed) {
+            if !link.back.load(Ordering::Relaxed) {
                 let _ = sender.send(result);
             }
         };
@@ -150,7 +219,8 @@ impl Node for SimNode {
             match future::select(reply.boxed(), timer).await {
                 Either::Left((reply, _)) => reply,
                 Either::Right(_) => {
-                    inner.reset("no reply in time");
+                    // The next connection is made by the task that reconnects.
+                    inner.disconnect("no reply in time");
                     Err(CallError::Lost("no reply in time".into()))
                 }
             }
@@ -159,11 +229,11 @@ impl Node for SimNode {
     }
 
     fn reset(&self, reason: &str) {
-        self.inner.reset(reason);
+        self.inner.disconnect(reason);
     }
 
     fn state(&self) -> NodeState {
-        if self.cut.load(Ordering::Relaxed) {
+        if self.link.is_gone() {
             return NodeState::Unreachable("cut off".into());
         }
         self.inner.state()

@@ -1,0 +1,124 @@
+//! [`Host`]: a server with its machine, and what the faults do to it: stops, freezes, restarts, wrong clocks.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::random::Random;
+use super::world::World;
+use crate::node::embedded::{After, EmbeddedServer, Keyspace};
+use crate::runtime::Moment;
+
+/// Snapshots that a host keeps; the oldest make room, but the first stays.
+const SNAPSHOTS_MAX: usize = 16;
+const LOCKED: &str = "no holder of this lock panics";
+
+/// What a server finds when it starts again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remains {
+    /// All of it, as with an append-only file that is written through.
+    Everything,
+    /// All but the last second or so, as with `appendfsync everysec`.
+    AllButTheLatest,
+    /// An old snapshot.
+    OldSnapshot,
+    /// Nothing.
+    Nothing,
+}
+
+impl Remains {
+    /// One of them.
+    pub fn draw(random: &mut Random) -> Self {
+        [Self::Everything, Self::AllButTheLatest, Self::OldSnapshot, Self::Nothing][random.index(4)]
+    }
+}
+
+/// A server and its machine.
+pub struct Host {
+    /// The server.
+    pub server: Arc<EmbeddedServer>,
+    world: World,
+    skew_us: Arc<AtomicI64>,
+    /// No call is served before this.
+    frozen_until: Mutex<Moment>,
+    /// Each call takes up to this much longer, in milliseconds.
+    pub slow_ms: AtomicU64,
+    snapshots: Mutex<VecDeque<(Moment, Keyspace)>>,
+}
+
+impl Host {
+    /// A server in a world, whose clock runs so much too fast.
+    pub fn new(world: &World, name: u64, fast_ppm: i64) -> Arc<Self> {
+        let skew_us = Arc::new(AtomicI64::new(0));
+        let (clock_world, skew) = (world.clone(), skew_us.clone());
+        let started = world.now();
+        let clock = move || {
+            let elapsed = clock_world.now().since(started).as_micros() as i64;
+            let drift = elapsed * fast_ppm / 1_000_000;
+            clock_world.unix_us().saturating_add_signed(drift + skew.load(Ordering::Relaxed))
+        };
+        Arc::new(Self {
+            server: EmbeddedServer::new(name, Arc::new(clock)),
+            world: world.clone(),
+            skew_us,
+            frozen_until: Mutex::new(Moment::ZERO),
+            slow_ms: AtomicU64::new(0),
+            snapshots: Mutex::default(),
+        })
+    }
+
+    /// Its clock is off by so much from now on.
+    pub fn set_clock(&self, off_ms: i64) {
+        self.skew_us.store(off_ms * 1_000, Ordering::Relaxed);
+    }
+
+    /// The server stands still until then; its clock goes on.
+    pub fn freeze(&self, until: Moment) {
+        let mut frozen = self.frozen_until.lock().expect(LOCKED);
+        *frozen = (*frozen).max(until);
+    }
+
+    /// Whether it stands still.
+    pub fn is_frozen(&self) -> bool {
+        *self.frozen_until.lock().expect(LOCKED) > self.world.now()
+    }
+
+    /// Completes when the server gets to a call that has just arrived.
+    pub async fn ready(&self) {
+        let slow = self.slow_ms.load(Ordering::Relaxed);
+        if slow > 0 {
+            let late = self.world.draw(|random| random.below(slow));
+            self.world.sleep(Duration::from_millis(late)).await;
+        }
+        loop {
+            let until = *self.frozen_until.lock().expect(LOCKED);
+            if until <= self.world.now() {
+                return;
+            }
+            self.world.sleep_until(until).await;
+        }
+    }
+
+    /// Notes what the server holds now, for restarts that bring it back.
+    pub fn take_snapshot(&self) {
+        let mut snapshots = self.snapshots.lock().expect(LOCKED);
+        if snapshots.len() >= SNAPSHOTS_MAX {
+            snapshots.remove(1);
+        }
+        snapshots.push_back((self.world.now(), self.server.keyspace()));
+    }
+
+    /// Starts the server anew with what remains.
+    pub fn restart(&self, remains: Remains, random: &mut Random) {
+        let snapshots = self.snapshots.lock().expect(LOCKED);
+        let kept = match remains {
+            Remains::Everything => None,
+            Remains::AllButTheLatest => snapshots.back(),
+            Remains::OldSnapshot => snapshots.get(random.index(snapshots.len())),
+            Remains::Nothing => return self.server.restart(After::Wiped),
+        };
+        // Without a snapshot it kept what it had.
+        self.server.restart(kept.map_or(After::Kept, |(_, keyspace)| After::Replaced(keyspace.clone())));
+    }
+}

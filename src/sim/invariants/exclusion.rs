@@ -1,0 +1,84 @@
+//! No two leases inside their validity on one name.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Event, Grant, Invariant};
+use crate::ids::LockName;
+use crate::runtime::Moment;
+use crate::token::Token;
+
+/// The property.
+#[derive(Default)]
+pub struct Exclusion {
+    held: BTreeMap<LockName, Vec<Grant>>,
+    /// Operators end leases that their holders rely on; that is what the word "force" says.
+    forced: BTreeSet<(LockName, Token)>,
+}
+
+impl Invariant for Exclusion {
+    fn observe(&mut self, now: Moment, event: &Event) -> Result<(), String> {
+        match event {
+            Event::Holds(grant) => self.holds(now, grant),
+            Event::LetsGo { client, name, token } => {
+                if let Some(held) = self.held.get_mut(name) {
+                    held.retain(|held| held.client != *client || held.token != *token);
+                }
+                Ok(())
+            }
+            Event::Forces { name, token } => {
+                self.forced.insert((name.clone(), *token));
+                Ok(())
+            }
+            Event::Wants { .. } | Event::Leaves { .. } | Event::Over { .. } | Event::Calm => Ok(()),
+        }
+    }
+}
+
+impl Exclusion {
+    fn holds(&mut self, now: Moment, grant: &Grant) -> Result<(), String> {
+        // Told too late to be of use: nobody relies on it.
+        if grant.until <= now {
+            return Ok(());
+        }
+        let held = self.held.entry(grant.name.clone()).or_default();
+        held.retain(|held| held.until > now);
+        let is_forced = |token| self.forced.contains(&(grant.name.clone(), token));
+        let other = held.iter().find(|held| held.client != grant.client && !is_forced(held.token));
+        if let Some(other) = other.filter(|_| !is_forced(grant.token)) {
+            return Err(format!(
+                "two holders of {}: client {} has token {} until {:?}, and client {} has token {} until {:?}",
+                grant.name, other.client, other.token, other.until, grant.client, grant.token, grant.until
+            ));
+        }
+        held.retain(|held| held.client != grant.client || held.token != grant.token);
+        held.push(grant.clone());
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{at, grant, lets_go, name};
+    use super::*;
+
+    #[test]
+    fn an_overlap_is_found_and_a_lease_that_was_let_go_is_none() {
+        let mut property = Exclusion::default();
+        property.observe(at(0), &grant(1, 5, 10)).unwrap();
+        property.observe(at(3), &grant(1, 5, 13)).unwrap();
+        assert!(property.observe(at(12), &grant(2, 6, 20)).is_err(), "overlap");
+        property.observe(at(12), &lets_go(1, 5)).unwrap();
+        property.observe(at(12), &grant(2, 6, 20)).unwrap();
+        property.observe(at(13), &grant(3, 7, 13)).expect("told too late, relied on by nobody");
+        property.observe(at(20), &grant(3, 8, 30)).expect("the one before has run out");
+    }
+
+    #[test]
+    fn an_operators_force_ends_a_lease_that_is_relied_on() {
+        let mut property = Exclusion::default();
+        property.observe(at(0), &grant(1, 5, 10)).unwrap();
+        property.observe(at(1), &Event::Forces { name: name(), token: Token::new(5).unwrap() }).unwrap();
+        property.observe(at(2), &grant(2, 6, 20)).unwrap();
+        assert!(property.observe(at(3), &grant(3, 7, 20)).is_err(), "only that one");
+    }
+}

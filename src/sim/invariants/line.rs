@@ -1,0 +1,88 @@
+//! The line is kept: in calm nobody is passed more than [`PASSED_MAX`] times by those who came clearly later.
+//!
+//! Clearly later: tickets are the tokens of arrivals, and a daemon that has not heard of a lock for a while makes them by
+//! its own wall clock until its first round shows it others'. So what comes within [`CLEARLY`] may stand either way. During faults an offer may age
+//! before its daemon comes, which costs that daemon its turn, so only those are judged who came when it was calm.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::{Event, Invariant};
+use crate::ids::LockName;
+use crate::runtime::Moment;
+
+/// Who comes so much after somebody comes later.
+const CLEARLY: Duration = Duration::from_secs(2);
+/// How often somebody may be passed.
+const PASSED_MAX: u32 = 2;
+
+/// The property.
+#[derive(Default)]
+pub struct LineIsKept {
+    calm: bool,
+    waiting: BTreeMap<(LockName, u32), Waiter>,
+}
+
+struct Waiter {
+    since: Moment,
+    passed: u32,
+}
+
+impl Invariant for LineIsKept {
+    fn observe(&mut self, now: Moment, event: &Event) -> Result<(), String> {
+        match event {
+            Event::Calm => self.calm = true,
+            Event::Wants { client, name } if self.calm => {
+                self.waiting.insert((name.clone(), *client), Waiter { since: now, passed: 0 });
+            }
+            Event::Leaves { client, name } => {
+                self.waiting.remove(&(name.clone(), *client));
+            }
+            Event::Holds(grant) => {
+                let Some(served) = self.waiting.remove(&(grant.name.clone(), grant.client)) else {
+                    return Ok(());
+                };
+                return self.pass(&grant.name, grant.client, served.since);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl LineIsKept {
+    fn pass(&mut self, name: &LockName, by: u32, came: Moment) -> Result<(), String> {
+        let earlier =
+            self.waiting.iter_mut().filter(|((n, _), w)| n == name && w.since + CLEARLY < came);
+        for ((_, client), waiter) in earlier {
+            waiter.passed += 1;
+            if waiter.passed > PASSED_MAX {
+                return Err(format!(
+                    "client {client} has waited for {name} since {:?} and was passed {} times, the last time by client {by}, who came at {came:?}",
+                    waiter.since, waiter.passed
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{at, grant, name};
+    use super::*;
+
+    #[test]
+    fn one_who_is_passed_again_and_again_is_found() {
+        let mut property = LineIsKept::default();
+        property.observe(at(0), &Event::Calm).unwrap();
+        property.observe(at(1), &Event::Wants { client: 1, name: name() }).unwrap();
+        let mut found = false;
+        for turn in 0..u64::from(PASSED_MAX) + 1 {
+            let came = 10 * (turn + 1);
+            property.observe(at(came), &Event::Wants { client: 2, name: name() }).unwrap();
+            found = property.observe(at(came + 1), &grant(2, turn + 1, came + 2)).is_err();
+        }
+        assert!(found);
+    }
+}

@@ -1,0 +1,99 @@
+//! [`Judge`]: the trace of a run, and what must hold of it.
+
+use std::fmt::{self, Write as _};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::invariants::progress::Progress;
+use super::invariants::{self, Event, Invariant};
+use super::world::World;
+
+const LOCKED: &str = "no holder of this lock panics";
+
+/// Listens to everybody.
+pub struct Judge {
+    world: World,
+    trace: Mutex<String>,
+    violation: Mutex<Option<String>>,
+    invariants: Mutex<Vec<Box<dyn Invariant>>>,
+    progress: Mutex<Progress>,
+    grants: AtomicU64,
+}
+
+impl Judge {
+    /// A judge of a world.
+    pub fn new(world: &World) -> Self {
+        Self {
+            world: world.clone(),
+            trace: Mutex::default(),
+            violation: Mutex::default(),
+            invariants: Mutex::new(invariants::all()),
+            progress: Mutex::default(),
+            grants: AtomicU64::new(0),
+        }
+    }
+
+    /// One line of the trace.
+    pub fn say(&self, words: fmt::Arguments<'_>) {
+        let seconds = self.world.now().since(crate::runtime::Moment::ZERO).as_secs_f64();
+        let mut trace = self.trace.lock().expect(LOCKED);
+        writeln!(trace, "{seconds:10.4}  {words}").expect("a string takes all");
+    }
+
+    /// Something happened to a client.
+    pub fn observe(&self, event: &Event) {
+        if matches!(event, Event::Holds(_)) {
+            self.grants.fetch_add(1, Ordering::Relaxed);
+        }
+        let now = self.world.now();
+        let mut invariants = self.invariants.lock().expect(LOCKED);
+        for invariant in invariants.iter_mut() {
+            if let Err(words) = invariant.observe(now, event) {
+                self.violated(words);
+            }
+        }
+    }
+
+    /// Something is not as it must be.
+    pub fn violated(&self, words: String) {
+        self.say(format_args!("VIOLATION {words}"));
+        self.violation.lock().expect(LOCKED).get_or_insert(words);
+    }
+
+    /// Judges a result.
+    pub fn expect(&self, judged: Result<(), String>) {
+        if let Err(words) = judged {
+            self.violated(words);
+        }
+    }
+
+    /// Whether something was not as it must be: the run need not go on.
+    pub fn is_violated(&self) -> bool {
+        self.violation.lock().expect(LOCKED).is_some()
+    }
+
+    /// What clients are about.
+    pub fn progress<T>(&self, with: impl FnOnce(&mut Progress) -> T) -> T {
+        with(&mut self.progress.lock().expect(LOCKED))
+    }
+
+    /// What the run found.
+    pub fn report(&self) -> Report {
+        Report {
+            violation: self.violation.lock().expect(LOCKED).clone(),
+            trace: self.trace.lock().expect(LOCKED).clone(),
+            grants: self.grants.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// What a run found.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The first thing that must not be; `None` for a clean run.
+    pub violation: Option<String>,
+    /// What happened, one event a line: seconds of the world's time, then words.
+    pub trace: String,
+    /// How often a client was told that it holds a lock.
+    pub grants: u64,
+}

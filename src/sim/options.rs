@@ -1,0 +1,85 @@
+//! [`Options`]: what a seed decides before a run begins.
+//!
+//! Each kind of fault is in some runs and not in others (swarm testing: Groce et al., ISSTA 2012): a fault that always rages
+//! hides what only shows while it does not.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::faults::Fault;
+use super::random::Random;
+use super::world::Stalls;
+
+/// Sizes, and what may go wrong.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// N.
+    pub nodes: usize,
+    /// Daemons.
+    pub daemons: usize,
+    /// Clients of locks.
+    pub clients: u32,
+    /// Names that they fight over.
+    pub names: u64,
+    /// The operator's word that the cluster is new.
+    pub bootstrap: bool,
+    /// For how long faults rage.
+    pub faults_for: Duration,
+    /// Up to so long from one fault to the next.
+    pub fault_every: Duration,
+    /// The kinds of faults.
+    pub faults: Vec<Fault>,
+    /// Messages lost, in percent.
+    pub loss: u64,
+    /// Messages late, in percent.
+    pub late: u64,
+    /// A late one takes up to 2 to the power of this, in milliseconds.
+    pub late_bits: u64,
+    /// Hints lost, in percent.
+    pub hints_lost: u64,
+    /// How often daemons are paused at an await.
+    pub stalls: Stalls,
+}
+
+impl Options {
+    /// What a seed decides.
+    pub fn draw(random: &mut Random) -> Self {
+        let some = |random: &mut Random, percent, most| if random.chance(percent) { random.below(most) } else { 0 };
+        let faults = Fault::ALL.into_iter().filter(|_| random.chance(60)).collect();
+        Self {
+            nodes: [1, 3, 3, 3, 3, 3, 3, 5, 5, 7][random.index(10)],
+            daemons: 1 + random.index(3),
+            clients: 2 + random.below(6) as u32,
+            names: 1 + random.below(3),
+            bootstrap: random.chance(80),
+            faults_for: Duration::from_secs(10 + random.below(30)),
+            fault_every: Duration::from_millis(500 + random.below(4_000)),
+            faults,
+            loss: some(random, 60, 10),
+            late: some(random, 60, 20),
+            // Up to two minutes: longer than any lease, any timeout, and the faults themselves.
+            late_bits: 5 + random.below(13),
+            hints_lost: if random.chance(20) { 100 } else { some(random, 50, 70) },
+            stalls: Stalls { per_100_000: some(random, 50, 100), longest_ms: 1 + random.below(16_000) },
+        }
+    }
+}
+
+impl fmt::Display for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { nodes, daemons, clients, names, .. } = self;
+        write!(
+            f,
+            "{nodes} nodes, {daemons} daemons, {clients} clients, {names} names, bootstrap {}; {:?} of {:?}; \
+             {} % of messages lost, {} % late by up to {:?}, {} % of hints lost, {:?}",
+            self.bootstrap,
+            self.faults_for,
+            self.faults,
+            self.loss,
+            self.late,
+            Duration::from_millis(1 << self.late_bits),
+            self.hints_lost,
+            self.stalls
+        )
+    }
+}

@@ -1,0 +1,156 @@
+//! One run: a cluster is founded, clients come, faults rage; then healing, and a check that all is served and nothing left.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::FutureExt;
+
+use super::clients::Clients;
+use super::daemon::{Daemons, SimDaemon};
+use super::faults::Rage;
+use super::host::Host;
+use super::invariants::Event;
+use super::invariants::leftovers::{self, Remaining};
+use super::judge::{Judge, Report};
+use super::network::Weather;
+use super::options::Options;
+use super::random::Random;
+use super::world::{NOBODY, World};
+use crate::ids::LockName;
+use crate::lock::{AcquireRequest, Acquisition};
+
+/// A founding takes no longer, with the waiting that it may call for.
+const FOUNDING: Duration = Duration::from_secs(30);
+/// After the faults: the longest pause and the longest lease have passed.
+const SETTLING: Duration = Duration::from_secs(15);
+/// Clients come to an end within so long after the faults.
+const HEALING: Duration = Duration::from_secs(240);
+/// When all clients have gone: leases, places and what is being undone have aged.
+const CLEARING: Duration = Duration::from_secs(60);
+
+/// Runs a seed.
+pub fn run(seed: u64) -> Report {
+    let world = World::new(seed);
+    let mut random = world.fork();
+    let options = Options::draw(&mut random);
+    run_with(&world, options, random)
+}
+
+fn run_with(world: &World, options: Options, mut random: Random) -> Report {
+    let judge = Arc::new(Judge::new(world));
+    judge.say(format_args!("{options}"));
+    let rate = |random: &mut Random| [-1_000, 0, 0, 1_000][random.index(4)];
+    let hosts: Vec<Arc<Host>> =
+        (0..options.nodes).map(|name| Host::new(world, name as u64, rate(&mut random))).collect();
+    let weather = Arc::new(Weather::default());
+    let daemons = Daemons::start(world, &options, &hosts, &weather, &mut random);
+    let founded = || daemons.living().iter().all(|daemon| serves(daemon));
+    if !world.run(world.now() + FOUNDING, founded) {
+        judge.violated("the cluster was not founded".to_owned());
+    }
+    let idle: usize = daemons.living().iter().map(|daemon| world.tasks(daemon.actor)).max().unwrap_or(0);
+
+    let clients = Arc::new(Clients {
+        world: world.clone(),
+        daemons: daemons.clone(),
+        judge: judge.clone(),
+        options: options.clone(),
+        calm: Default::default(),
+    });
+    for client in 1..=options.clients {
+        judge.progress(|progress| progress.begin(client));
+        world.spawn(NOBODY, clients.clone().live(client).boxed());
+    }
+    let faults_for = options.faults_for;
+    let rage = Rage {
+        world: world.clone(),
+        options,
+        hosts,
+        weather,
+        daemons: daemons.clone(),
+        judge: judge.clone(),
+        random,
+    };
+    let (calmed, calm_judge, calm_world) = (clients.clone(), judge.clone(), world.clone());
+    let story = async move {
+        rage.run().await;
+        calm_world.sleep(SETTLING).await;
+        calmed.calm.store(true, Ordering::Relaxed);
+        calm_judge.observe(&Event::Calm);
+    };
+    world.spawn(NOBODY, story.boxed());
+    let over = || judge.is_violated() || judge.progress(|progress| progress.is_over());
+    world.run(world.now() + faults_for + SETTLING + HEALING, over);
+    judge.expect(judge.progress(|progress| progress.judge()));
+    if !judge.is_violated() {
+        check_leftovers(world, &daemons, clients.options.names, &judge, idle);
+    }
+    let report = judge.report();
+    world.end();
+    report
+}
+
+fn serves(daemon: &SimDaemon) -> bool {
+    daemon.cluster.views.current().is_some_and(|view| view.grants)
+}
+
+/// Takes and gives back each lock once, so that what has aged is noticed, and looks at what is left.
+fn check_leftovers(world: &World, daemons: &Arc<Daemons>, names: u64, judge: &Arc<Judge>, idle: usize) {
+    world.run_until(world.now() + CLEARING);
+    let living = daemons.living();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let (visited, words) = (living.clone(), judge.clone());
+    let visit = async move {
+        let first = visited[0].clone();
+        for name in 0..names {
+            let name = LockName::parse(&format!("n{name}")).expect("a good name");
+            if let Err(error) = touch(&first, name.clone()).await {
+                words.violated(format!("{name} can't be taken at the end: {error}"));
+            }
+        }
+        for daemon in visited {
+            let (locks, deadline) = (daemon.locks.clone(), daemon.now() + Duration::from_secs(5));
+            let page = daemon.call(async move { locks.list("", 100, "", deadline).await }).await;
+            let listed = match page {
+                Some(Ok(page)) => page.locks.iter().map(|lock| lock.name.to_string()).collect(),
+                other => vec![format!("{other:?}")],
+            };
+            let _ = sender.send((daemon.actor.0, daemon.locks.waiters(), listed));
+        }
+    };
+    world.spawn(NOBODY, visit.boxed());
+    world.run_until(world.now() + CLEARING);
+    let tasks_of = |daemon: u32| {
+        living.iter().find(|d| d.actor.0 == daemon).map_or(0, |d| world.tasks(d.actor).saturating_sub(idle))
+    };
+    let remaining: Vec<Remaining> = receiver
+        .try_iter()
+        .map(|(daemon, waiters, listed)| Remaining { daemon, waiters, tasks: tasks_of(daemon), listed })
+        .collect();
+    if remaining.len() < living.len() {
+        judge.violated("not every daemon answered at the end".to_owned());
+    }
+    judge.expect(leftovers::judge(&remaining));
+}
+
+async fn touch(daemon: &SimDaemon, name: LockName) -> Result<(), String> {
+    let (locks, deadline) = (daemon.locks.clone(), daemon.now() + Duration::from_secs(20));
+    let request = AcquireRequest {
+        name: name.clone(),
+        owner: None,
+        ttl: Duration::from_secs(1),
+        wait: Duration::from_secs(10),
+        attributes: vec![],
+    };
+    let call = async move {
+        match locks.acquire(request, deadline).await {
+            Ok(Acquisition::Acquired(lease)) => {
+                locks.release(&name, lease.lease_id, deadline).await.map_err(|error| error.to_string())
+            }
+            Ok(Acquisition::Contended(contention)) => Err(format!("{contention:?}")),
+            Err(error) => Err(error.to_string()),
+        }
+    };
+    daemon.call(call).await.unwrap_or(Err("the daemon died".to_owned())).map(|_| ())
+}

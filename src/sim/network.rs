@@ -129,13 +129,13 @@ impl SimNode {
             loop {
                 world.sleep(RECONNECT_PAUSE).await;
                 let Some(node) = this.upgrade() else { return };
-                if node.link.is_whole() && !node.host.is_frozen() {
+                if !node.link.is_whole() || node.host.is_frozen() {
+                    continue;
+                }
+                node.inner.connect();
+                if matches!(node.inner.state(), NodeState::Ready(_)) {
                     node.reconnecting.store(false, Ordering::Relaxed);
-                    node.inner.connect();
-                    if matches!(node.inner.state(), NodeState::Ready(_)) {
-                        return;
-                    }
-                    node.reconnecting.store(true, Ordering::Relaxed);
+                    return;
                 }
             }
         };

@@ -18,7 +18,7 @@ local function stamps_of(names, record)
   if record then
     local held = record[STAMPS]
     for i = 1, #held, 2 do
-      since[held[i]] = held[i + 1]
+      since[held[i]] = not_ahead(held[i + 1])
     end
   end
   local stamps = {}

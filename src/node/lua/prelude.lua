@@ -49,6 +49,12 @@ local function store(key, record)
   return raw
 end
 
+-- A stamp from the future was set before this node's clock went back. Its time starts anew, or it would not age until
+-- the clock has caught up, which may take years.
+local function not_ahead(since)
+  return since > now_us and now_us or since
+end
+
 -- Bytes by value. Lua's own < on strings goes by the server's locale.
 local function bytes_below(a, b)
   for i = 1, 8 do

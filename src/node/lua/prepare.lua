@@ -17,8 +17,10 @@ local function prepare(operation)
     return { PROMISED, store(key, record), forgotten }
   end
   if soft == 1 and record[GUARD_MS] > 0 then
-    -- <= because a lease of exactly its length is not aged yet: aged means longer.
-    if now_us - record[STAMPS][2] <= record[GUARD_MS] * 1000 then
+    local age = now_us - record[STAMPS][2]
+    -- <= because a lease of exactly its length is not aged yet: aged means longer. Below zero the clock has gone back,
+    -- which a promise sets right.
+    if age >= 0 and age <= record[GUARD_MS] * 1000 then
       return { HELD, raw }
     end
   end
@@ -26,6 +28,10 @@ local function prepare(operation)
   -- By token alone, so that two daemons with one token never both get a quorum of promises: tokens order grants.
   if token > promised then
     record[PROMISE_TOKEN], record[PROMISE_PROPOSER] = token, proposer
+    local stamps = record[STAMPS]
+    for i = 2, #stamps, 2 do
+      stamps[i] = not_ahead(stamps[i])
+    end
     return { PROMISED, store(key, record), forgotten }
   end
   if token == promised and proposer == record[PROMISE_PROPOSER] then

@@ -253,8 +253,9 @@ mod switched {
                 ),
                 Mutant::AcceptRaisesNoPromise => (
                     Batch,
-                    "local promise = token\n  if next_token > token then\n    promise = next_token\n  end",
-                    "local promise = record and record[PROMISE_TOKEN] or 0",
+                    "    promise, proposer, token, proposer,",
+                    "    record and record[PROMISE_TOKEN] or 0, record and record[PROMISE_PROPOSER] or NO_PROPOSER,
+                    token, proposer,",
                 ),
                 Mutant::NextNotPromised => (Batch, "if next_token > token then", "if false then"),
                 Mutant::GateOpen => {

@@ -10,12 +10,16 @@
 //! only where all members hold it, a node's lag before that, putting a node `out`, and the recovery.
 #![cfg(feature = "sim")]
 
+#[path = "schedules/daemons.rs"]
+mod daemons;
 #[path = "schedules/locks.rs"]
 mod locks;
 #[path = "schedules/members.rs"]
 mod members;
 #[path = "schedules/register.rs"]
 mod register;
+#[path = "schedules/stage.rs"]
+mod stage;
 #[path = "schedules/table.rs"]
 mod table;
 #[path = "schedules/time.rs"]

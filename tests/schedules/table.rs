@@ -51,8 +51,6 @@ pub fn each_is_enough(mutants: &[Mutant], schedule: impl Fn() -> Found) {
     println!("{mutants:?}: {broken}");
 }
 
-/// When the table's time starts, in milliseconds of Unix time.
-const START_UNIX_MS: u64 = 1_790_000_000_000;
 const LOCK: &str = "lock";
 
 pub fn ballot(token: u64, proposer: u64) -> Ballot {
@@ -96,7 +94,8 @@ fn list_accept(at: Ballot, list: &MemberList) -> Accept {
 pub struct Table {
     pub size: ClusterSize,
     pub servers: Vec<Arc<EmbeddedServer>>,
-    clock_ms: Arc<AtomicU64>,
+    /// Milliseconds since then.
+    pub clock_ms: Arc<AtomicU64>,
     skews_ms: Vec<Arc<AtomicI64>>,
     /// Reaches the servers as nobody's daemon.
     hands: Hand,
@@ -127,6 +126,9 @@ impl Hand {
 }
 
 impl Table {
+    /// When its time starts, in milliseconds of Unix time.
+    pub const START_UNIX_MS: u64 = 1_790_000_000_000;
+
     /// A table with a cluster of so many nodes.
     pub fn laid(nodes: usize) -> Self {
         let table = Self::bare(nodes);
@@ -144,7 +146,7 @@ impl Table {
         let skews_ms: Vec<Arc<AtomicI64>> = (0..nodes).map(|_| Arc::default()).collect();
         let server = |(name, skew): (u64, &Arc<AtomicI64>)| {
             let (clock, skew) = (clock_ms.clone(), skew.clone());
-            let now = move || START_UNIX_MS + clock.load(Ordering::Relaxed);
+            let now = move || Table::START_UNIX_MS + clock.load(Ordering::Relaxed);
             let skewed = move || now().saturating_add_signed(skew.load(Ordering::Relaxed)) * 1000;
             EmbeddedServer::new(name, Arc::new(skewed))
         };
@@ -164,7 +166,7 @@ impl Table {
     }
 
     pub fn unix_ms(&self) -> u64 {
-        START_UNIX_MS + self.clock_ms.load(Ordering::Relaxed)
+        Self::START_UNIX_MS + self.clock_ms.load(Ordering::Relaxed)
     }
 
     /// Time passes.

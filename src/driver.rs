@@ -14,6 +14,7 @@ use futures::{FutureExt, StreamExt};
 
 use crate::ids::{MemoryId, NodeIndex, ProposerId};
 use crate::members::{View, Views};
+use crate::mutant::{self, Mutant};
 use crate::node::batch::{Batcher, Delivery, Reply};
 use crate::node::operation::{Answer, Operation};
 use crate::node::wire::Encoded;
@@ -188,6 +189,9 @@ impl Cluster {
 
     /// Takes note of the tokens in an answer.
     fn observe(&self, answer: &Answer) {
+        if mutant::is_on(Mutant::TokensUnobserved) {
+            return;
+        }
         match answer {
             Answer::Record(Some(record)) | Answer::Held { record } => {
                 self.tokens.observe(record.promise.token)
@@ -341,7 +345,8 @@ impl<'a> Drive<'a> {
             futures::select_biased! {
                 reply = self.replies.next() => {
                     let reply = reply.expect("this loop holds a sender");
-                    if reply.round == self.round.number && self.round.outstanding & (1 << reply.node.0) != 0 {
+                    let now = reply.round == self.round.number || mutant::is_on(Mutant::LateWordsCount);
+                    if now && self.round.outstanding & (1 << reply.node.0) != 0 {
                         return Input::Reply(reply);
                     }
                     if let Delivery::Answered { answer, .. } = &reply.delivery {

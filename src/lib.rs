@@ -10,7 +10,8 @@
 //! * [`driver`]: the one loop that carries out what a protocol machine wants, over all nodes.
 //! * [`node`]: one node: operations, batches, the handshake, the Lua that runs there; on Redis or embedded.
 //! * [`quorum`], [`token`], [`ids`], [`limits`], [`runtime`]: what all of them stand on.
-//! * `sim` (tests, or the feature of that name): a world of virtual time under the real rooms.
+//! * `sim` (tests, or the feature of that name): a world of virtual time under the real rooms. [`mutant`] has switches
+//!   that take one mechanism out, to see whether the simulation notices.
 //!
 //! `docs/architecture.md` follows one request through them; `docs/protocol.md` has the protocol.
 
@@ -22,6 +23,7 @@ pub mod ids;
 pub mod limits;
 pub mod lock;
 pub mod members;
+pub mod mutant;
 pub mod node;
 pub mod proto;
 pub mod quorum;

@@ -16,17 +16,20 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("limits.rs", &[]),
     ("token.rs", &["ids", "limits"]),
     ("runtime/", &[]),
-    ("quorum/", &["ids", "limits"]),
-    ("members/", &["ids", "limits", "token", "quorum", "node::operation"]),
+    // Asked by each mechanism whether a test has taken it out.
+    ("mutant.rs", &[]),
+    ("quorum/", &["ids", "limits", "mutant"]),
+    ("members/", &["ids", "limits", "mutant", "token", "quorum", "node::operation"]),
     // From the wire up.
-    ("node/", &["ids", "limits", "token", "quorum", "members", "runtime"]),
+    ("node/", &["ids", "limits", "mutant", "token", "quorum", "members", "runtime"]),
     ("node/redis", &["ids", "limits", "token", "config", "runtime", "telemetry"]),
-    ("driver.rs", &["ids", "limits", "token", "quorum", "members", "node", "runtime"]),
+    ("driver.rs", &["ids", "limits", "mutant", "token", "quorum", "members", "node", "runtime"]),
     (
         "register/",
         &[
             "ids",
             "limits",
+            "mutant",
             "token",
             "quorum",
             "members",
@@ -41,6 +44,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         &[
             "ids",
             "limits",
+            "mutant",
             "token",
             "node::operation",
             "node::keyspace",
@@ -49,13 +53,16 @@ const ROOMS: &[(&str, &[&str])] = &[
             "runtime",
         ],
     ),
-    ("upkeep/", &["ids", "limits", "token", "quorum", "members", "node", "driver", "register", "runtime"]),
+    (
+        "upkeep/",
+        &["ids", "limits", "mutant", "token", "quorum", "members", "node", "driver", "register", "runtime"],
+    ),
     // The simulation, under the same code.
     (
         "sim/",
         &[
-            "ids", "limits", "token", "quorum", "members", "node", "driver", "register", "lock", "upkeep",
-            "runtime",
+            "ids", "limits", "mutant", "token", "quorum", "members", "node", "driver", "register", "lock",
+            "upkeep", "runtime",
         ],
     ),
     // The edges. An error of a register is part of a facade's error, and the one error map has to match on it.

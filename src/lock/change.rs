@@ -11,10 +11,11 @@ use bytes::Bytes;
 use super::value::{Holder, LockValue, Offer, Place};
 use super::{Attributes, Contention, HolderView};
 use crate::ids::{LeaseId, Owner, ProposerId};
+use crate::mutant::{self, Mutant};
 use crate::node::keyspace::KIND_LOCK;
 use crate::node::operation::Stamp;
 use crate::register::{Attempt, Kind, Publish, Verdict};
-use crate::token::Token;
+use crate::token::{Ballot, Token};
 
 /// Ordinals of the stamps that one attempt may set.
 const HOLDER_STAMP: u8 = 0;
@@ -165,12 +166,14 @@ impl Kind for LockKind {
             LockChange::Acquire(acquire) => self::acquire(acquire, old, attempt),
             LockChange::Extend { lease_id, ttl } => extend(*lease_id, *ttl, old, attempt),
             LockChange::Release { lease_id, grace } => {
-                end(|holder| holder.lease_id == *lease_id, *grace, old, attempt)
+                let anyones = mutant::is_on(Mutant::ReleaseByAnyone);
+                end(|holder| holder.lease_id == *lease_id || anyones, *grace, old, attempt)
             }
             LockChange::Abandon { lease_id, grace } => {
                 // A lease that was taken over under another id, or was taken over by this one, ages.
-                let granted = |holder: &Holder| holder.lease_id == *lease_id && holder.first == *lease_id;
-                end(granted, *grace, old, attempt)
+                let anyhow = mutant::is_on(Mutant::AbandonIgnoresFirst);
+                let first = |holder: &Holder| holder.first == *lease_id || anyhow;
+                end(|holder| holder.lease_id == *lease_id && first(holder), *grace, old, attempt)
             }
             LockChange::Force { token, grace } => force(*token, *grace, old, attempt),
             LockChange::Leave { daemon, grace } => leave(*daemon, *grace, old, attempt),
@@ -211,6 +214,17 @@ fn millis(length: Duration) -> u64 {
     u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// A new stamp in the place of the one before. The ballot is in its name, so that no other attempt, late or failed, can
+/// have given a node the same name at another time.
+fn stamp(ordinal: u8, before: Option<Stamp>, attempt: &Attempt<'_>) -> Stamp {
+    if mutant::is_on(Mutant::StampsWithoutBallot) {
+        let count = before.map_or(0, |stamp| stamp.ballot.token.get()) + 1;
+        let token = Token::new(count).expect("nobody extends so often");
+        return Stamp { ballot: Ballot { token, proposer: ProposerId(0) }, ordinal };
+    }
+    Stamp { ballot: attempt.ballot, ordinal }
+}
+
 fn acquire(acquire: &Acquire, old: &LockValue, attempt: &Attempt<'_>) -> LockVerdict {
     let mut new = old.clone();
     if let Some(holder) = &mut new.holder {
@@ -233,43 +247,47 @@ fn acquire(acquire: &Acquire, old: &LockValue, attempt: &Attempt<'_>) -> LockVer
 /// The same owner gets its lease again: same token, from now on, under a new id that voids the one before.
 fn take_again(acquire: &Acquire, mut new: LockValue, attempt: &Attempt<'_>) -> LockVerdict {
     let holder = new.holder.as_mut().expect("called with a holder");
-    holder.lease_id = acquire.lease_id;
+    if !mutant::is_on(Mutant::KeepsLeaseId) {
+        holder.lease_id = acquire.lease_id;
+    }
     holder.ttl_ms = millis(acquire.ttl);
-    holder.stamp = Stamp { ballot: attempt.ballot, ordinal: HOLDER_STAMP };
+    holder.stamp = stamp(HOLDER_STAMP, Some(holder.stamp), attempt);
     if !acquire.attributes.is_empty() {
         holder.attributes = acquire.attributes.clone();
     }
-    let (token, owner) = (holder.token, holder.owner.clone());
+    let holder = holder.clone();
     step_out_of_line(acquire, &mut new, attempt);
-    let answer = held(acquire, token, owner, &new);
+    let answer = held(acquire, holder, &new);
     Verdict::Changed(new, answer)
 }
 
-fn held(acquire: &Acquire, token: Token, owner: Owner, new: &LockValue) -> LockAnswer {
+fn held(acquire: &Acquire, holder: Holder, new: &LockValue) -> LockAnswer {
     let placed = acquire.waiting.is_some_and(|waiting| new.place_of(waiting.daemon).is_some());
-    LockAnswer::Held { lease_id: acquire.lease_id, token, owner, ttl: acquire.ttl, placed }
+    let Holder { lease_id, token, owner, .. } = holder;
+    LockAnswer::Held { lease_id, token, owner, ttl: acquire.ttl, placed }
 }
 
 fn grant(acquire: &Acquire, mut new: LockValue, attempt: &Attempt<'_>) -> LockVerdict {
     let token = attempt.ballot.token;
     // One new token per round: whoever would be second in it waits for the next ballot.
-    if new.highest_token >= token {
+    if new.highest_token >= token && !mutant::is_on(Mutant::SecondTokenInRound) {
         return Verdict::Deferred;
     }
-    new.holder = Some(Holder {
+    let holder = Holder {
         lease_id: acquire.lease_id,
         first: acquire.lease_id,
         owner: acquire.owner.clone(),
         token,
         ttl_ms: millis(acquire.ttl),
-        stamp: Stamp { ballot: attempt.ballot, ordinal: HOLDER_STAMP },
+        stamp: stamp(HOLDER_STAMP, None, attempt),
         acquired_unix_ms: acquire.now_unix_ms,
         attributes: acquire.attributes.clone(),
-    });
+    };
+    new.holder = Some(holder.clone());
     new.offer = None;
     new.highest_token = token;
     step_out_of_line(acquire, &mut new, attempt);
-    let answer = held(acquire, token, acquire.owner.clone(), &new);
+    let answer = held(acquire, holder, &new);
     Verdict::Changed(new, answer)
 }
 
@@ -289,7 +307,7 @@ fn enter(waiting: Waiting, new: &mut LockValue, attempt: &Attempt<'_>) {
         daemon: waiting.daemon,
         ticket: waiting.ticket,
         count: waiting.count,
-        stamp: Stamp { ballot: attempt.ballot, ordinal: PLACE_STAMP },
+        stamp: stamp(PLACE_STAMP, None, attempt),
         ttl_ms: millis(waiting.place_ttl),
     });
     new.line.sort_by_key(|place| (place.ticket, place.daemon));
@@ -298,17 +316,22 @@ fn enter(waiting: Waiting, new: &mut LockValue, attempt: &Attempt<'_>) {
 /// Places that aged, and the daemon that let its offer age. It comes back with the same ticket if it lives.
 fn drop_who_did_not_come(new: &mut LockValue, attempt: &Attempt<'_>) {
     let aged = |stamp, ms| attempt.ages.is_aged(stamp, Duration::from_millis(ms));
-    if let Some(offer) = new.offer.filter(|offer| aged(offer.stamp, offer.grace_ms)) {
+    let offer_stays = mutant::is_on(Mutant::OffersNeverAge);
+    if let Some(offer) = new.offer.filter(|offer| aged(offer.stamp, offer.grace_ms) && !offer_stays) {
         new.line.retain(|place| place.daemon != offer.daemon);
         new.offer = None;
     }
-    new.line.retain(|place| !aged(place.stamp, place.ttl_ms));
+    let place_stays = mutant::is_on(Mutant::PlacesNeverAge);
+    new.line.retain(|place| !aged(place.stamp, place.ttl_ms) || place_stays);
     // An offer stands only as long as its daemon stands in line.
     new.offer = new.offer.filter(|offer| new.line.iter().any(|place| place.daemon == offer.daemon));
 }
 
 /// Whether a free lock is this caller's to take.
 fn is_next(acquire: &Acquire, value: &LockValue) -> bool {
+    if mutant::is_on(Mutant::LineIgnored) {
+        return true;
+    }
     let own_turn = |daemon| acquire.waiting.is_some_and(|waiting| waiting.first && waiting.daemon == daemon);
     if value.offer.is_some_and(|offer| !own_turn(offer.daemon)) {
         return false;
@@ -327,7 +350,7 @@ fn offer_to_next(new: &mut LockValue, grace: Duration, attempt: &Attempt<'_>) {
     }
     new.offer = new.line.first().map(|place| Offer {
         daemon: place.daemon,
-        stamp: Stamp { ballot: attempt.ballot, ordinal: OFFER_STAMP },
+        stamp: stamp(OFFER_STAMP, None, attempt),
         grace_ms: millis(grace),
     });
 }
@@ -369,12 +392,13 @@ fn contention(value: &LockValue, attempt: &Attempt<'_>) -> Contention {
 
 fn extend(lease_id: LeaseId, ttl: Option<Duration>, old: &LockValue, attempt: &Attempt<'_>) -> LockVerdict {
     let mut new = old.clone();
-    let Some(holder) = new.holder.as_mut().filter(|holder| holder.lease_id == lease_id) else {
+    let anyones = mutant::is_on(Mutant::ExtendByAnyone);
+    let Some(holder) = new.holder.as_mut().filter(|holder| holder.lease_id == lease_id || anyones) else {
         return Verdict::Unchanged(LockAnswer::Lost { forced_token: old.forced_token });
     };
     // Also after it ran out: as long as nobody has had the lock since, nothing was lost.
     holder.ttl_ms = ttl.map_or(holder.ttl_ms, millis);
-    holder.stamp = Stamp { ballot: attempt.ballot, ordinal: HOLDER_STAMP };
+    holder.stamp = stamp(HOLDER_STAMP, Some(holder.stamp), attempt);
     let (token, owner, ttl) = (holder.token, holder.owner.clone(), holder.ttl());
     let answer = LockAnswer::Held { lease_id, token, owner, ttl, placed: false };
     Verdict::Changed(new, answer)

@@ -19,6 +19,7 @@ use super::{
 use crate::driver::Cluster;
 use crate::ids::{LeaseId, LockName, NodeIndex, Owner};
 use crate::limits;
+use crate::mutant::{self, Mutant};
 use crate::register::proposer::Claim;
 use crate::register::registers::ChangeResult;
 use crate::register::{Committed, Observed, RegisterError, Registers};
@@ -301,7 +302,9 @@ impl Inner {
             return Err(LockError::ShuttingDown);
         }
         match self.registers.cluster().views.current() {
-            Some(view) if !view.grants => Err(LockError::Recovering { wait_ms: view.list.ttl_max_ms }),
+            Some(view) if !view.grants && !mutant::is_on(Mutant::GrantsWhileRecovering) => {
+                Err(LockError::Recovering { wait_ms: view.list.ttl_max_ms })
+            }
             Some(_) | None => Ok(()),
         }
     }
@@ -372,6 +375,9 @@ impl Inner {
 
     /// Undoes an acquire that nobody will use, in the background.
     pub fn abandon(self: &Arc<Self>, name: LockName, lease_id: LeaseId) {
+        if mutant::is_on(Mutant::NoAbandon) {
+            return;
+        }
         let inner = self.clone();
         let task = async move {
             let give_up = inner.now() + ABANDON_FOR;
@@ -398,7 +404,8 @@ pub(super) fn lease_of(name: &LockName, committed: &Committed<LockAnswer>) -> Le
         unreachable!("only an answer that holds the lock makes a lease")
     };
     let from = committed.first_sent.expect("a lease is made by a change that was sent");
-    let valid_until = from + (*ttl - *ttl * DRIFT_PER_MILLE / 1000);
+    let margin = if mutant::is_on(Mutant::NoDriftMargin) { 0 } else { DRIFT_PER_MILLE };
+    let valid_until = from + (*ttl - *ttl * margin / 1000);
     Lease {
         name: name.clone(),
         owner: owner.clone(),

@@ -19,6 +19,7 @@ use super::change::{self, Acquire, LockAnswer, LockChange};
 use super::locks::{Inner, lease_of};
 use super::{Acquisition, Contention, HolderView, Lease, LockError};
 use crate::ids::{LeaseId, LockName, NodeIndex};
+use crate::mutant::{self, Mutant};
 use crate::register::RegisterError;
 use crate::register::registers::{ChangeResult, Ticket};
 use crate::runtime::Moment;
@@ -358,7 +359,9 @@ impl Speaker {
                     if renew || !placed {
                         renewed = now;
                     }
-                    let timer = self.inner.runtime().clock.sleep_until(self.inner.now() + pause);
+                    let never = mutant::is_on(Mutant::NoLook);
+                    let until = if never { Moment::FAR } else { self.inner.now() + pause };
+                    let timer = self.inner.runtime().clock.sleep_until(until);
                     future::select(woken, timer).await;
                 }
             }

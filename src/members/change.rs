@@ -5,6 +5,7 @@
 //! next.
 
 use crate::ids::{MemoryId, NodeIndex};
+use crate::mutant::{self, Mutant};
 use crate::node::operation::{Record, Stamp};
 use crate::quorum::ClusterSize;
 use crate::token::Ballot;
@@ -72,7 +73,7 @@ pub enum Judgement {
 /// Judges the answers of one round of reads or promises.
 pub fn judge(answers: &[Answered], size: ClusterSize) -> Judgement {
     let highest = answers.iter().max_by_key(|answer| answer.ballot()).filter(|a| a.ballot() != Ballot::ZERO);
-    let all = answers.len() == size.nodes();
+    let all = answers.len() >= founding_size(size);
     let Some(record) = highest.and_then(|answer| answer.record.clone()) else {
         return Judgement::Absent {
             new_cluster: all && answers.iter().all(|answer| answer.memory.is_none()),
@@ -91,7 +92,7 @@ pub fn judge(answers: &[Answered], size: ClusterSize) -> Judgement {
     let agreed = counting
         .iter()
         .filter(|a| a.ballot() == record.ballot && a.record.as_ref().is_some_and(|record| !record.copied));
-    if agreed.count() < size.quorum() {
+    if agreed.count() < size.quorum() && !mutant::is_on(Mutant::ListUncommitted) {
         return Judgement::Unfinished { record, list };
     }
     let behind = answers.iter().filter(|a| a.ballot() < record.ballot).map(|a| a.node).collect();
@@ -100,6 +101,11 @@ pub fn judge(answers: &[Answered], size: ClusterSize) -> Judgement {
         aged.count() >= size.quorum()
     });
     Judgement::Committed { record, list, behind, recovered }
+}
+
+/// How many nodes a founding takes: all, for one that is left out might hold the list of a cluster that there is.
+pub fn founding_size(size: ClusterSize) -> usize {
+    if mutant::is_on(Mutant::FoundsWithQuorum) { size.quorum() } else { size.nodes() }
 }
 
 fn age_of(answer: &Answered, stamp: Stamp) -> Option<std::time::Duration> {

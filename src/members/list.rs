@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{MemoryId, NodeIndex};
+use crate::mutant::{self, Mutant};
 use crate::node::operation::Stamp;
 
 /// What the list says of one node.
@@ -48,7 +49,8 @@ impl MemberList {
 
     /// Whether an answer of this node, given out of this memory, counts.
     pub fn counts(&self, node: NodeIndex, memory: Option<MemoryId>) -> bool {
-        self.entry(node).is_some_and(|entry| entry.state == State::Member && memory == Some(entry.memory))
+        let is_it = |listed| memory == Some(listed) || mutant::is_on(Mutant::MemoryIgnored);
+        self.entry(node).is_some_and(|entry| entry.state == State::Member && is_it(entry.memory))
     }
 
     /// The longest TTL.

@@ -6,6 +6,7 @@ use super::keyspace::FORMAT;
 use crate::ids::NodeIndex;
 
 use super::Identity;
+use crate::mutant::{self, Script};
 
 /// The script that runs batches.
 pub fn batch(identity: &Identity, index: NodeIndex) -> String {
@@ -19,12 +20,12 @@ pub fn batch(identity: &Identity, index: NodeIndex) -> String {
         include_str!("lua/found.lua"),
         include_str!("lua/dispatch.lua"),
     ];
-    constants(identity, index) + &parts.join("\n")
+    mutant::lua(Script::Batch, constants(identity, index) + &parts.join("\n"))
 }
 
 /// The script of the handshake.
 pub fn hello(identity: &Identity, index: NodeIndex) -> String {
-    constants(identity, index) + include_str!("lua/hello.lua")
+    mutant::lua(Script::Hello, constants(identity, index) + include_str!("lua/hello.lua"))
 }
 
 fn constants(identity: &Identity, index: NodeIndex) -> String {

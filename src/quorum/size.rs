@@ -2,6 +2,7 @@
 
 use crate::ids::NodeIndex;
 use crate::limits;
+use crate::mutant::{self, Mutant};
 
 /// The configured number of nodes: 1, 3, 5 or 7.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,9 @@ impl ClusterSize {
 
     /// q = N/2 + 1.
     pub fn quorum(self) -> usize {
+        if mutant::is_on(Mutant::SmallQuorum) {
+            return (self.nodes() / 2).max(1);
+        }
         self.nodes() / 2 + 1
     }
 

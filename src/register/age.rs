@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
+use crate::mutant::{self, Mutant};
 use crate::node::operation::Stamp;
 use crate::quorum::ClusterSize;
 
@@ -33,10 +34,11 @@ impl Ages {
 
     /// Whether q members have held the stamp for longer than `length`.
     pub fn is_aged(&self, stamp: Stamp, length: Duration) -> bool {
+        let length = if mutant::is_on(Mutant::AgedEarly) { length / 2 } else { length };
         // `>`: a stamp held for exactly `length` is not aged yet.
         let longer =
             self.answers.iter().filter(|ages| age_in(ages, stamp).is_some_and(|age| age > length)).count();
-        if longer >= self.size.quorum() {
+        if longer >= self.size.quorum() || longer > 0 && mutant::is_on(Mutant::AgedByOne) {
             return true;
         }
         // Some say yes and some no: clocks differ, or the edge is just being crossed. Others may settle it.
@@ -60,7 +62,8 @@ impl Ages {
 }
 
 fn age_in(ages: &[(Stamp, Duration)], stamp: Stamp) -> Option<Duration> {
-    ages.iter().find(|(name, _)| *name == stamp).map(|(_, age)| *age)
+    let is_it = |name| name == stamp || mutant::is_on(Mutant::AgedByAnyStamp);
+    ages.iter().find(|(name, _)| is_it(*name)).map(|(_, age)| *age)
 }
 
 #[cfg(test)]

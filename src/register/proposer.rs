@@ -16,6 +16,7 @@ use super::{Attempt, Kind, Publish, Verdict};
 use crate::driver::{Action, Context, Machine, Word};
 use crate::ids::{NodeIndex, ProposerId};
 use crate::limits;
+use crate::mutant::{self, Mutant};
 use crate::node::operation::{Accept, Answer, Operation, Record, RegisterKey, Stamp};
 use crate::quorum::{self, ClusterSize, Tally};
 use crate::runtime::Moment;
@@ -50,6 +51,9 @@ impl Claim {
     }
 
     fn claim(&self) -> bool {
+        if mutant::is_on(Mutant::GroupThaws) {
+            return !self.is_withdrawn();
+        }
         let swapped = self.0.compare_exchange(Self::OPEN, Self::CLAIMED, Ordering::AcqRel, Ordering::Acquire);
         swapped.is_ok() || swapped == Err(Self::CLAIMED)
     }
@@ -105,6 +109,15 @@ pub enum Fate<A> {
     Unreadable(String),
     /// It was not applied, because the nodes refuse ballots so far ahead of their clocks.
     ClockTooFarAhead,
+}
+
+impl<A> Fate<A> {
+    /// For the mutant that counts leases from another moment.
+    fn count_from(&mut self, moment: Moment) {
+        if let Fate::Done { first_sent: Some(first_sent), .. } = self {
+            *first_sent = moment;
+        }
+    }
 }
 
 /// The end of a round.
@@ -232,11 +245,17 @@ impl<K: Kind> Proposer<K> {
         }
         let ages = Ages::unasked(self.size);
         let applied = self.apply(&warm.value, &Attempt { ballot: warm.next, ages: &ages });
+        if !applied.changed && mutant::is_on(Mutant::WarmAnswers) {
+            let fates = applied.fates.into_iter().map(|fate| fate.unchanged(Ballot::ZERO)).collect();
+            return Some(Action::Done(Decided { fates, warm: self.warm.take(), seen: None }));
+        }
         if !applied.changed {
             // Never answered from the cache: another daemon may have changed the value since.
             return Some(self.read());
         }
-        let Warm { value, vid, recent, next, ripe } = self.warm.take().expect("it was there a moment ago");
+        let kept = self.warm.clone().filter(|_| mutant::is_on(Mutant::WarmTwice));
+        let Warm { value, vid, recent, next, ripe } =
+            std::mem::replace(&mut self.warm, kept).expect("it was there a moment ago");
         let base = Base { raw: Bytes::new(), value, vid, recent, ripe };
         self.first_ballot.get_or_insert(next);
         Some(self.propose(next, base, applied, context))
@@ -257,7 +276,7 @@ impl<K: Kind> Proposer<K> {
             quorum::Verdict::Reached => {}
         }
         let agreement = agree(answers.iter().map(|(_, record)| record.as_ref()), self.size);
-        if !agreement.committed {
+        if !agreement.committed && !mutant::is_on(Mutant::AnswersUnfinished) {
             // A write may be on its way to the slow ones; if waiting does not help, finishing it does.
             return if tally.outstanding() > 0 {
                 Action::Wait(Some(SETTLE))
@@ -324,7 +343,7 @@ impl<K: Kind> Proposer<K> {
         };
         let base = self.base_of(agreement.highest, &ripe).expect("it was read a moment ago");
         let (ballot, held, floor) = (preparing.ballot, preparing.held, preparing.floor);
-        let committed = agreement.committed;
+        let committed = agreement.committed || mutant::is_on(Mutant::AnswersUnfinished);
         let highest = agreement.highest.map_or(Ballot::ZERO, |record| record.ballot);
 
         if let Some(found) = self.find_sent(&base) {
@@ -341,14 +360,14 @@ impl<K: Kind> Proposer<K> {
         }
         if applied.changed {
             // A record that was only shown is no promise.
-            return if held > 0 {
+            return if held > 0 && !mutant::is_on(Mutant::ProposesOnShown) {
                 self.prepare(false, context)
             } else {
                 self.propose(ballot, base, applied, context)
             };
         }
         let fates = applied.fates.into_iter().map(|fate| fate.unchanged(ballot)).collect();
-        if committed && self.sent.is_empty() {
+        if committed && (self.sent.is_empty() || mutant::is_on(Mutant::AnswersWithoutAccept)) {
             let nodes =
                 preparing.promised.iter().filter(|(_, r)| r.ballot == highest).map(|(n, _)| *n).collect();
             // Where every node only showed its record, the warm promise is as good as before.
@@ -365,6 +384,9 @@ impl<K: Kind> Proposer<K> {
 
     /// The latest attempt that is the value or in its history.
     fn find_sent(&self, base: &Base<K::Value>) -> Option<usize> {
+        if mutant::is_on(Mutant::RetryAppliesAgain) {
+            return None;
+        }
         self.sent.iter().rposition(|sent| sent.ballot == base.vid || base.recent.contains(&sent.ballot))
     }
 
@@ -372,10 +394,13 @@ impl<K: Kind> Proposer<K> {
     /// back to the last attempt's base, so that it is complete.
     fn may_apply(&self, base: &Base<K::Value>, floor: Ballot) -> bool {
         let Some(last) = self.sent.last() else { return true };
+        if mutant::is_on(Mutant::RetryAppliesAgain) {
+            return true;
+        }
         let known = last.base == base.vid || base.recent.contains(&last.base);
         // An attempt on "absent" may have been agreed on, removed and forgotten; then a floor says so.
         let first = self.first_ballot.expect("set before the first accept");
-        known && (last.base != Ballot::ZERO || floor < first)
+        known && (last.base != Ballot::ZERO || floor < first || mutant::is_on(Mutant::RetryIgnoresFloor))
     }
 
     // ---- accept
@@ -480,10 +505,13 @@ impl<K: Kind> Proposer<K> {
                 else {
                     unreachable!("matched above")
                 };
-                let fates = match plan {
+                let mut fates = match plan {
                     Plan::Apply(sent) => self.sent.swap_remove(sent).fates,
                     Plan::Finish(fates) => fates,
                 };
+                if mutant::is_on(Mutant::LeaseFromAnswer) {
+                    fates.iter_mut().for_each(|fate| fate.count_from(context.now));
+                }
                 let ages = Ages::unasked(self.size);
                 let seen = Seen { value: warm.value.clone(), vid: warm.vid, ages, nodes: Vec::new() };
                 Action::Done(Decided { fates, warm: Some(warm), seen: Some(seen) })
@@ -505,7 +533,8 @@ impl<K: Kind> Proposer<K> {
 
     fn done_all(&mut self, fate: &Fate<K::Answer>) -> Step<K> {
         let of = |entry: &Entry<K>| if entry.claim.is_withdrawn() { Fate::Withdrawn } else { fate.clone() };
-        Action::Done(Decided { fates: self.entries.iter().map(of).collect(), warm: None, seen: None })
+        let warm = self.warm.take().filter(|_| mutant::is_on(Mutant::WarmTwice));
+        Action::Done(Decided { fates: self.entries.iter().map(of).collect(), warm, seen: None })
     }
 
     fn ages<'a>(&self, records: impl Iterator<Item = &'a Record>, outstanding: usize) -> Ages {
@@ -665,7 +694,7 @@ impl<K: Kind> Machine for Proposer<K> {
                         tally.count(node, false);
                     }
                     Word::Answer(_) | Word::Lost => {
-                        *maybe_taken = true;
+                        *maybe_taken |= !mutant::is_on(Mutant::LostIsRefused);
                         tally.count(node, false);
                     }
                 }
@@ -683,6 +712,9 @@ impl<K: Kind> Machine for Proposer<K> {
     }
 
     fn on_resend(&mut self) {
+        if mutant::is_on(Mutant::MixedLists) {
+            return;
+        }
         let fresh = Tally::new(self.size);
         match &mut self.phase {
             Phase::Idle => {}

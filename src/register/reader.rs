@@ -3,6 +3,7 @@
 //! Committed without a write: q answers with one and the same ballot, none higher, those q not `copied` (a copied
 //! record came by a merge: its node never took part in the round that agreed on it).
 
+use crate::mutant::{self, Mutant};
 use crate::node::operation::Record;
 use crate::quorum::ClusterSize;
 use crate::token::Ballot;
@@ -23,12 +24,17 @@ pub fn agree<'a>(
 ) -> Agreement<'a> {
     let held = |record: &Option<&Record>| record.map_or(Ballot::ZERO, |record| record.ballot);
     let ballot = records.clone().map(|record| held(&record)).max().unwrap_or(Ballot::ZERO);
-    let same = records
-        .clone()
-        .filter(|record| held(record) == ballot && !record.is_some_and(|record| record.copied));
+    let same = records.clone().filter(|record| held(record) == ballot && !record.is_some_and(is_copied));
     let committed = same.count() >= size.quorum();
+    if mutant::is_on(Mutant::NotTheHighest) {
+        return Agreement { highest: records.flatten().find(|r| r.ballot != Ballot::ZERO), committed };
+    }
     let highest = records.flatten().find(|record| record.ballot == ballot && ballot != Ballot::ZERO);
     Agreement { highest, committed }
+}
+
+fn is_copied(record: &Record) -> bool {
+    record.copied && !mutant::is_on(Mutant::CopiedCounts)
 }
 
 #[cfg(test)]

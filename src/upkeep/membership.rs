@@ -12,8 +12,9 @@ use futures::future;
 use crate::driver::Cluster;
 use crate::ids::{MemoryId, NodeIndex};
 use crate::limits;
-use crate::members::change::{Answered, Judgement, MemberChange, founding_list, judge};
+use crate::members::change::{Answered, Judgement, MemberChange, founding_list, founding_size, judge};
 use crate::members::{MemberList, State, View};
+use crate::mutant::{self, Mutant};
 use crate::node::operation::{Accept, Answer, Operation, Record, RegisterKey, Stamp};
 use crate::runtime::Moment;
 use crate::token::{Ballot, Token};
@@ -124,7 +125,7 @@ impl Membership {
             Judgement::TooFew { counted, founding_stuck, list, .. } => {
                 self.on_too_few(counted, founding_stuck, &list).await
             }
-            Judgement::Absent { new_cluster: true } if !self.seen_list => {
+            Judgement::Absent { new_cluster: true } if self.may_found() => {
                 self.found(None).await;
                 Next::Again
             }
@@ -153,7 +154,7 @@ impl Membership {
         recovered: bool,
         answers: &[Answered],
     ) -> Next {
-        if list.founding {
+        if list.founding && !mutant::is_on(Mutant::FoundingServed) {
             // The founder confirms as soon as it has given every node its memory; others only if it does not.
             if self.is_stuck_for(PATIENCE) {
                 let all = answers.iter().all(|answer| list.counts(answer.node, answer.memory));
@@ -216,6 +217,11 @@ impl Membership {
         Next::Again
     }
 
+    /// A daemon that has once seen a list founds nothing: what it can't find any more was lost.
+    fn may_found(&self) -> bool {
+        !self.seen_list || mutant::is_on(Mutant::FoundsAgain)
+    }
+
     /// Founds a new cluster, or starts a founding over that got stuck before anybody served by it.
     async fn found(&mut self, stuck: Option<&MemberList>) {
         let runtime = self.cluster.runtime.clone();
@@ -231,7 +237,8 @@ impl Membership {
         }
         let ballot = self.cluster.next_ballot();
         let promised = self.promises(ballot).await;
-        if promised.len() < self.cluster.size.nodes() {
+        let all = founding_size(self.cluster.size);
+        if promised.len() < all {
             return;
         }
         // Judged once more on the promises of all N: from here on nobody else's founding can give out a memory.
@@ -250,16 +257,15 @@ impl Membership {
         // The operator's word is for a clean founding. Where something was there, what it held may be still held; but
         // not where this very daemon saw a moment ago that there was nothing, and nobody has served since.
         let seen_clean = self.seen_clean.is_some_and(|at| runtime.clock.now().since(at) < CLEAN_FOR);
-        let trusted = self.settings.bootstrap && (kept.is_none() || seen_clean);
+        let clean = kept.is_none() || seen_clean || mutant::is_on(Mutant::FoundingTrusted);
+        let trusted = self.settings.bootstrap && clean;
         let recovery = (!trusted).then_some(Stamp { ballot, ordinal: 0 });
         let ttl_max_ms = u64::try_from(self.settings.ttl_max.as_millis()).unwrap_or(u64::MAX);
         let list =
             founding_list(fresh, kept.as_ref().map(|list| (list, &promised[..])), ttl_max_ms, recovery);
         let accept = self.accept_of(ballot, ballot, base.as_ref(), &list);
         let accepted = self.cluster.ask_all(&Operation::Accept(Arc::new(accept))).await;
-        if accepted.iter().filter(|(_, _, answer)| *answer == Answer::Accepted).count()
-            < self.cluster.size.nodes()
-        {
+        if accepted.iter().filter(|(_, _, answer)| *answer == Answer::Accepted).count() < all {
             return;
         }
         // Each node is sent its memory once and never again.
@@ -272,7 +278,7 @@ impl Membership {
         let given = self.cluster.ask(gifts).await;
         let has = promised.iter().filter(|answer| list.counts(answer.node, answer.memory)).count();
         let got = given.iter().filter(|(_, _, answer)| *answer == Answer::Accepted).count();
-        if has + got < self.cluster.size.nodes() {
+        if has + got < all {
             // Another daemon came in between. Once more, for those that went away empty-handed.
             return;
         }

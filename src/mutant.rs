@@ -1,0 +1,345 @@
+//! Mutants: switches for tests, one per mechanism that a promise rests on. Each takes its mechanism out.
+//!
+//! A simulation that finds nothing proves something only if it does find the fault when a mechanism is missing. So each
+//! mechanism asks [`is_on`] at the place where it works, and a test that has [`switch_on`]ed its mutant must fail. In a
+//! build without the feature `sim` the answer is a constant `false`, and nothing of this is left.
+//!
+//! A switch is for one thread: a simulation runs on one, and tests side by side do not disturb each other. Mechanisms back
+//! each other up, so several can be out at once. What is taken out of a script must be out before the nodes are made.
+
+macro_rules! mutants {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// A mechanism that is missing. Sections are those of the protocol.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Mutant {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Mutant {
+            /// All of them.
+            pub const ALL: &'static [Mutant] = &[$(Mutant::$variant,)*];
+
+            /// Its name, which stays the same.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Mutant::$variant => $name,)*
+                }
+            }
+        }
+    };
+}
+
+mutants! {
+    // The node's scripts.
+
+    /// `accept` takes a ballot below the promise. One ballot after another decides a register; section 1.
+    AcceptIgnoresPromise = "accept-ignores-promise",
+    /// `accept` leaves the promise as low as it was. A late accept must not undo a later one; section 1.
+    AcceptRaisesNoPromise = "accept-raises-no-promise",
+    /// `accept` does not promise the proposer its next ballot. The warm path changes only its own value; section 1.
+    NextNotPromised = "next-not-promised",
+    /// The gate lets every list pass. No q answers come together by a list that q nodes have left; section 2.
+    GateOpen = "gate-open",
+    /// A node without a memory takes operations. Whoever forgot is not asked; section 2.
+    ServesWithoutMemory = "serves-without-memory",
+    /// `prepare` compares whole ballots. No two daemons grant under one token; section 1.
+    PrepareByBallot = "prepare-by-ballot",
+    /// The floor refuses nothing. What was forgotten does not come back; section 5.
+    FloorIgnored = "floor-ignored",
+    /// `found` gives the memory whatever has happened since. A late founder takes no member away; section 2.
+    FoundUnchecked = "found-unchecked",
+    /// The handshake keeps the memory of a server that restarted. A memory is one unbroken run; section 2.
+    RestartUnnoticed = "restart-unnoticed",
+    /// A new stamp takes over the time of the record's first. An extended lease starts anew; section 3.
+    StampsInheritTime = "stamps-inherit-time",
+    /// Every accept starts the time of every stamp again. What is not renewed ends; section 3, liveness only.
+    StampsRestart = "stamps-restart",
+    /// A soft prepare that only shows a record says that it promised. A promise is kept; section 1.
+    SoftPreparePromises = "soft-prepare-promises",
+    /// Ballots more than a day ahead are taken. One wrong clock does not push all tokens ahead; section 0, liveness only.
+    TokensFarAhead = "tokens-far-ahead",
+
+    // Agreement on one register.
+
+    /// A quorum is N/2, so that two need not meet; section 0.
+    SmallQuorum = "small-quorum",
+    /// The value of the first answer is taken, not that of the highest ballot. What was agreed on stays; section 1.
+    NotTheHighest = "not-the-highest",
+    /// An answer is given on a value that fewer than q hold. What was read once stays; section 1.
+    AnswersUnfinished = "answers-unfinished",
+    /// A copied record counts as if its node had taken part in the round; section 1.
+    CopiedCounts = "copied-counts",
+    /// A change is proposed on records that were only shown to a soft prepare; section 1.
+    ProposesOnShown = "proposes-on-shown",
+    /// A retry applies the change again, whatever became of the attempt before. At most once; section 1.
+    RetryAppliesAgain = "retry-applies-again",
+    /// A retry whose base was absent does not look at the floors. At most once; section 1.
+    RetryIgnoresFloor = "retry-ignores-floor",
+    /// After an accept was sent a retry answers without another. A lone old one must not surface later; section 1.
+    AnswersWithoutAccept = "answers-without-accept",
+    /// On the warm path a change that changes nothing is answered from the cache. Answers are current; section 1.
+    WarmAnswers = "warm-answers",
+    /// The warm promise is not forgotten when it is sent. One ballot carries one value; section 1.
+    WarmTwice = "warm-twice",
+    /// A change may be taken back after its accept was sent. "Nothing happened" is true; section 1.
+    GroupThaws = "group-thaws",
+    /// What was lost on the way counts as refused. "Nothing happened" is true; section 1.
+    LostIsRefused = "lost-is-refused",
+    /// A late answer counts in whatever round is running. A commit is on q nodes; section 1.
+    LateWordsCount = "late-words-count",
+    /// Answers given under different lists count together in one round; section 2.
+    MixedLists = "mixed-lists",
+    /// Tokens in answers are not taken note of. A daemon whose clock is behind is served; section 0, liveness only.
+    TokensUnobserved = "tokens-unobserved",
+
+    // Time.
+
+    /// A stamp is aged when one node says so. Clocks of fewer than q nodes may jump; section 3.
+    AgedByOne = "aged-by-one",
+    /// The age of any stamp is taken for that of the one asked for. An extension counts; section 3.
+    AgedByAnyStamp = "aged-by-any-stamp",
+    /// A stamp is aged after half its length. Others wait for the whole lease; section 3.
+    AgedEarly = "aged-early",
+    /// A lease counts from the answer and not from before the accept was sent; section 3.
+    LeaseFromAnswer = "lease-from-answer",
+    /// Nothing is taken off a lease for clocks that run unevenly; section 3.
+    NoDriftMargin = "no-drift-margin",
+
+    // The member list.
+
+    /// Answers count whatever memory they come out of; section 2.
+    MemoryIgnored = "memory-ignored",
+    /// A daemon goes by a list that it has not read as agreed on; section 2.
+    ListUncommitted = "list-uncommitted",
+    /// A founding grants at once although something was there before. Leases run out first; section 2.
+    FoundingTrusted = "founding-trusted",
+    /// A daemon that has seen a list founds a cluster. What was lost is not new; section 2.
+    FoundsAgain = "founds-again",
+    /// A cluster is founded by q nodes. One left out may know the cluster that there is; section 2.
+    FoundsWithQuorum = "founds-with-quorum",
+    /// A founding that nobody has confirmed is served by. Until then it may be started over; section 2.
+    FoundingServed = "founding-served",
+    /// Locks are granted before the recovery's stamp has aged. Leases run out first; section 2.
+    GrantsWhileRecovering = "grants-while-recovering",
+
+    // Locks.
+
+    /// Stamps are counted up from the one before and do not name their attempt; section 3.
+    StampsWithoutBallot = "stamps-without-ballot",
+    /// The same owner gets its lease again under the old lease id. A late release does not hit it; section 4.
+    KeepsLeaseId = "keeps-lease-id",
+    /// Abandon frees a lease that was granted under another id. The first holder keeps its time; section 4.
+    AbandonIgnoresFirst = "abandon-ignores-first",
+    /// Release ends the lease of whoever holds the lock; section 4.
+    ReleaseByAnyone = "release-by-anyone",
+    /// Extend starts the lease of whoever holds the lock again, and says that it is the caller's; section 4.
+    ExtendByAnyone = "extend-by-anyone",
+    /// A round hands out its token a second time. Tokens strictly increase; section 1.
+    SecondTokenInRound = "second-token-in-round",
+    /// A free lock goes to whoever comes, whoever waits. Every waiter's turn comes; section 4.
+    LineIgnored = "line-ignored",
+    /// Places in line do not age. Who died does not count as waiting; section 4, liveness only.
+    PlacesNeverAge = "places-never-age",
+    /// Offers do not age. A turn is not lost with a crashed daemon; section 4, liveness only.
+    OffersNeverAge = "offers-never-age",
+    /// Nobody who waits looks without being woken. Publishes may be lost; section 4, liveness only.
+    NoLook = "no-look",
+    /// What a client that went away acquired is left to run out; section 4, liveness only.
+    NoAbandon = "no-abandon",
+}
+
+impl Mutant {
+    /// The mutant of this name.
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|mutant| mutant.name() == name)
+    }
+}
+
+impl std::fmt::Display for Mutant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Which of the two scripts a text is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Script {
+    /// The one that runs batches.
+    Batch,
+    /// The one of the handshake.
+    Hello,
+}
+
+#[cfg(any(test, feature = "sim"))]
+pub use switched::{Guard, is_on, lua, switch_on};
+
+/// Whether the mechanism is missing: in this build none ever is.
+#[cfg(not(any(test, feature = "sim")))]
+pub const fn is_on(_: Mutant) -> bool {
+    false
+}
+
+/// The script as it runs: in this build as it is written.
+#[cfg(not(any(test, feature = "sim")))]
+pub fn lua(_: Script, text: String) -> String {
+    text
+}
+
+#[cfg(any(test, feature = "sim"))]
+mod switched {
+    use std::cell::Cell;
+    use std::marker::PhantomData;
+
+    use crate::mutant::{Mutant, Script};
+
+    thread_local! {
+        /// By bit, in the order of the variants.
+        static ON: Cell<u128> = const { Cell::new(0) };
+    }
+
+    const fn bit(mutant: Mutant) -> u128 {
+        1 << mutant as u32
+    }
+
+    /// Whether the mechanism is missing on this thread.
+    pub fn is_on(mutant: Mutant) -> bool {
+        ON.get() & bit(mutant) != 0
+    }
+
+    /// Takes a mechanism out until the guard is dropped.
+    #[must_use = "dropping the guard puts the mechanism back"]
+    pub fn switch_on(mutant: Mutant) -> Guard {
+        let before = ON.replace(ON.get() | bit(mutant));
+        Guard { added: bit(mutant) & !before, _here: PhantomData }
+    }
+
+    /// Puts the mechanism back when it is dropped.
+    #[derive(Debug)]
+    pub struct Guard {
+        /// Nothing, if it was out before.
+        added: u128,
+        /// Of one thread.
+        _here: PhantomData<*const ()>,
+    }
+
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            ON.set(ON.get() & !self.added);
+        }
+    }
+
+    /// The script as it runs: with the snippets of the mutants replaced.
+    ///
+    /// # Panics
+    /// If a snippet is not there exactly once: the script has changed under its mutant.
+    pub fn lua(script: Script, mut text: String) -> String {
+        for mutant in Mutant::ALL.iter().filter(|mutant| is_on(**mutant)) {
+            let Some((of, old, new)) = mutant.swap().filter(|(of, ..)| *of == script) else { continue };
+            assert_eq!(text.matches(old).count(), 1, "{mutant}: {old:?} in the script {of:?}");
+            text = text.replacen(old, new, 1);
+        }
+        text
+    }
+
+    impl Mutant {
+        /// What it changes in a script: which one, what stands there, and what is put there instead.
+        pub(super) fn swap(self) -> Option<(Script, &'static str, &'static str)> {
+            use Script::{Batch, Hello};
+            Some(match self {
+                Mutant::AcceptIgnoresPromise => (
+                    Batch,
+                    "if below(token, proposer, record[PROMISE_TOKEN], record[PROMISE_PROPOSER]) then",
+                    "if false then",
+                ),
+                Mutant::AcceptRaisesNoPromise => (
+                    Batch,
+                    "    promise, proposer, token, proposer,",
+                    "    record and record[PROMISE_TOKEN] or 0, record and record[PROMISE_PROPOSER] or NO_PROPOSER,
+                    token, proposer,",
+                ),
+                Mutant::NextNotPromised => (Batch, "if next_token > token then", "if false then"),
+                Mutant::GateOpen => {
+                    (Batch, "if own_list == '' or list ~= own_list then", "if own_list == '' then")
+                }
+                Mutant::ServesWithoutMemory => (Batch, "if node[NODE_MEMORY] == '' then", "if false then"),
+                Mutant::PrepareByBallot => (
+                    Batch,
+                    "if token > promised then",
+                    "if below(promised, record[PROMISE_PROPOSER], token, proposer) then",
+                ),
+                Mutant::FloorIgnored => (Batch, "return token <= forgotten", "return false"),
+                Mutant::FoundUnchecked => (
+                    Batch,
+                    "if list[VID] ~= vid or not promised or node[NODE_MEMORY] ~= '' then",
+                    "if false then",
+                ),
+                Mutant::RestartUnnoticed => (Hello, "and node[5] ~= run_id then", "and false then"),
+                Mutant::StampsInheritTime => (
+                    Batch,
+                    "stamps[2 * i] = since[name] or now_us",
+                    "stamps[2 * i] = since[name] or record and record[STAMPS][2] or now_us",
+                ),
+                Mutant::StampsRestart => {
+                    (Batch, "stamps[2 * i] = since[name] or now_us", "stamps[2 * i] = now_us")
+                }
+                Mutant::SoftPreparePromises => {
+                    (Batch, "return { HELD, raw }", "return { PROMISED, raw, forgotten }")
+                }
+                Mutant::TokensFarAhead => (
+                    Batch,
+                    "return token / TOKENS_PER_MS + TOKEN_EPOCH_MS > now_us / 1000 + DAY_MS",
+                    "return false",
+                ),
+                _ => return None,
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{NodeIndex, ProposerId};
+    use crate::node::{Identity, embedded, script};
+
+    #[test]
+    fn every_mutant_has_a_name_of_its_own_and_a_bit() {
+        assert!(Mutant::ALL.len() <= 128, "one bit each");
+        for mutant in Mutant::ALL {
+            assert_eq!(Mutant::by_name(mutant.name()), Some(*mutant));
+            assert!(mutant.name().bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{mutant}");
+        }
+        assert_eq!(Mutant::by_name("none-of-them"), None);
+    }
+
+    #[test]
+    fn a_switch_holds_until_its_guard_is_dropped_and_on_its_own_thread() {
+        let (one, other) = (Mutant::GateOpen, Mutant::FloorIgnored);
+        let outer = switch_on(one);
+        {
+            let _again = switch_on(one);
+            let _other = switch_on(other);
+            assert!(is_on(one) && is_on(other));
+            assert!(!std::thread::spawn(move || is_on(one)).join().unwrap());
+        }
+        assert!(is_on(one) && !is_on(other), "the outer guard is still there");
+        drop(outer);
+        assert!(!is_on(one));
+    }
+
+    #[test]
+    fn every_snippet_is_in_its_script_once_and_leaves_a_script_that_runs() {
+        let identity = Identity { cluster: "blue".into(), nodes: 3, daemon: ProposerId(1) };
+        let texts = || (script::batch(&identity, NodeIndex(0)), script::hello(&identity, NodeIndex(0)));
+        let plain = texts();
+        for mutant in Mutant::ALL.iter().filter(|mutant| mutant.swap().is_some()) {
+            let _on = switch_on(*mutant);
+            let mutated = texts();
+            assert_ne!(plain, mutated, "{mutant}");
+            for text in [mutated.0, mutated.1] {
+                assert!(embedded::eval(&text, b"run").is_ok(), "{mutant}");
+            }
+        }
+        assert_eq!(plain, texts(), "all are back");
+    }
+}

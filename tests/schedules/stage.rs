@@ -1,0 +1,397 @@
+//! A stage on a [`Table`]: whole daemons (driver, registers, locks, the member list's task) on time that is moved by hand,
+//! over a network that lets through, keeps or loses what the schedule says. Hints get lost always.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::channel::oneshot;
+use futures::executor::LocalPool;
+use futures::future::{AbortHandle, BoxFuture, abortable};
+use futures::task::LocalSpawnExt;
+use futures::{Future, FutureExt};
+use majorityd::driver::Cluster;
+use majorityd::ids::{LockName, NodeIndex, Owner, ProposerId};
+use majorityd::lock::locks::LockSettings;
+use majorityd::lock::{AcquireRequest, Acquisition, Lease, LockError, Locks};
+use majorityd::members::{MemberList, View};
+use majorityd::node::embedded::EmbeddedNode;
+use majorityd::node::{CallError, Identity, Node, NodeState};
+use majorityd::runtime::{Clock, Entropy, Moment, Runtime, Spawn};
+use majorityd::token::Ballot;
+use majorityd::upkeep::membership::{Membership, MembershipSettings};
+
+use super::table::{Table, first_list, founding};
+
+/// What becomes of a batch, by the kind of its first operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// It arrives, and so does the answer.
+    Open,
+    /// It is not sent.
+    Cut,
+    /// It is kept until it is let go.
+    KeepRequest,
+    /// It arrives; the answer is kept until it is let go.
+    KeepReply,
+}
+
+/// The kind of operation that schedules tell apart.
+pub const ACCEPT: u8 = 3;
+
+type Reply = Result<Bytes, CallError>;
+
+/// What waits to be let go.
+enum Kept {
+    Request(Bytes, oneshot::Sender<Reply>),
+    Reply(Reply, oneshot::Sender<Reply>),
+}
+
+/// A daemon's way to one server.
+struct Wire {
+    inner: Arc<EmbeddedNode>,
+    /// By kind of operation, and for all others.
+    ways: Mutex<(BTreeMap<u8, Way>, Way)>,
+    kept: Mutex<Vec<Kept>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("no holder of this lock panics")
+}
+
+/// The number that stands first in the first operation of a batch.
+fn kind_of(payload: &[u8]) -> u8 {
+    let mut rest = payload;
+    let expect = "a batch";
+    rmp::decode::read_array_len(&mut rest).expect(expect);
+    let list = rmp::decode::read_str_len(&mut rest).expect(expect) as usize;
+    rest = &rest[list..];
+    rmp::decode::read_array_len(&mut rest).expect(expect);
+    rmp::decode::read_array_len(&mut rest).expect(expect);
+    rmp::decode::read_int(&mut rest).expect(expect)
+}
+
+impl Wire {
+    fn arrive(&self, payload: Bytes) -> Reply {
+        self.inner.call(payload).now_or_never().expect("done when polled")
+    }
+
+    /// Of what was kept, what is wanted goes on.
+    fn let_go(&self, wanted: impl Fn(&Kept) -> bool) {
+        let (gone, kept) = std::mem::take(&mut *lock(&self.kept)).into_iter().partition(wanted);
+        *lock(&self.kept) = kept;
+        let gone: Vec<Kept> = gone;
+        for kept in gone {
+            // Whoever asked may have given up.
+            let _ = match kept {
+                Kept::Request(payload, sender) => sender.send(self.arrive(payload)),
+                Kept::Reply(reply, sender) => sender.send(reply),
+            };
+        }
+    }
+}
+
+impl Node for Wire {
+    fn index(&self) -> NodeIndex {
+        self.inner.index()
+    }
+
+    fn address(&self) -> &str {
+        self.inner.address()
+    }
+
+    fn call(&self, payload: Bytes) -> BoxFuture<'static, Reply> {
+        let way = {
+            let ways = lock(&self.ways);
+            ways.0.get(&kind_of(&payload)).copied().unwrap_or(ways.1)
+        };
+        let (sender, reply) = oneshot::channel();
+        let kept = match way {
+            Way::Open => return futures::future::ready(self.arrive(payload)).boxed(),
+            Way::Cut => return futures::future::ready(Err(CallError::Unsent("cut".into()))).boxed(),
+            Way::KeepRequest => Kept::Request(payload, sender),
+            Way::KeepReply => Kept::Reply(self.arrive(payload), sender),
+        };
+        lock(&self.kept).push(kept);
+        reply.map(|reply| reply.unwrap_or(Err(CallError::Lost("dropped".into())))).boxed()
+    }
+
+    fn reset(&self, reason: &str) {
+        self.inner.reset(reason);
+    }
+
+    fn state(&self) -> NodeState {
+        self.inner.state()
+    }
+
+    fn watch_changes(&self, on: bool) {
+        self.inner.watch_changes(on);
+    }
+}
+
+// ---- time and tasks
+
+#[derive(Default)]
+struct Shared {
+    timers: Mutex<BTreeMap<(u64, u64), oneshot::Sender<()>>>,
+    timers_made: AtomicU64,
+    spawned: Mutex<Vec<BoxFuture<'static, ()>>>,
+}
+
+impl Spawn for Place {
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        lock(&self.shared.spawned).push(task);
+    }
+}
+
+/// The time and the tasks, as one daemon has them.
+struct Place {
+    shared: Arc<Shared>,
+    clock_ms: Arc<AtomicU64>,
+    /// How fast its clock runs, in thousandths.
+    rate: u64,
+    /// How far behind its wall clock is.
+    behind_ms: u64,
+    random: AtomicU64,
+}
+
+impl Clock for Place {
+    fn now(&self) -> Moment {
+        let elapsed = self.clock_ms.load(Ordering::Relaxed) * self.rate;
+        Moment::from_start(Duration::from_secs(1) + Duration::from_micros(elapsed))
+    }
+
+    fn wall_unix_ms(&self) -> u64 {
+        Table::START_UNIX_MS + self.clock_ms.load(Ordering::Relaxed) - self.behind_ms
+    }
+
+    fn sleep_until(&self, moment: Moment) -> BoxFuture<'static, ()> {
+        let left = moment.since(self.now());
+        if left.is_zero() {
+            return futures::future::ready(()).boxed();
+        }
+        let left_ms = u64::try_from(left.as_micros()).unwrap_or(u64::MAX / 2).div_ceil(self.rate);
+        let due = self.clock_ms.load(Ordering::Relaxed) + left_ms;
+        let (sender, fired) = oneshot::channel();
+        let number = self.shared.timers_made.fetch_add(1, Ordering::Relaxed);
+        lock(&self.shared.timers).insert((due, number), sender);
+        fired.map(|_| ()).boxed()
+    }
+}
+
+impl Entropy for Place {
+    fn next_u64(&self) -> u64 {
+        // Any numbers that differ.
+        self.random.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)
+    }
+}
+
+/// The stage. See the module.
+pub struct Stage {
+    pub table: Table,
+    shared: Arc<Shared>,
+    pool: RefCell<LocalPool>,
+}
+
+/// A daemon on the stage.
+pub struct Daemon {
+    pub cluster: Arc<Cluster>,
+    pub locks: Locks,
+    wires: Vec<Arc<Wire>>,
+}
+
+/// How a daemon's clock is.
+#[derive(Clone, Copy)]
+pub struct Clocks {
+    /// How fast it runs, in thousandths.
+    pub rate: u64,
+    /// How far behind its wall clock is.
+    pub behind_ms: u64,
+}
+
+pub const RIGHT: Clocks = Clocks { rate: 1000, behind_ms: 0 };
+
+impl Stage {
+    /// A stage on a table.
+    pub fn on(table: Table) -> Self {
+        // Some time must have been, for clocks to be behind.
+        table.pass(100_000);
+        Self { table, shared: Arc::default(), pool: RefCell::default() }
+    }
+
+    /// A daemon that goes by the list that the table was laid with.
+    pub fn daemon(&self, id: u64, clocks: Clocks) -> Daemon {
+        let daemon = self.stranger(id, clocks);
+        daemon.go_by(founding(), first_list(self.table.size.nodes()));
+        daemon
+    }
+
+    /// A daemon that knows no list.
+    fn stranger(&self, id: u64, clocks: Clocks) -> Daemon {
+        let place = Arc::new(Place {
+            shared: self.shared.clone(),
+            clock_ms: self.table.clock_ms.clone(),
+            rate: clocks.rate,
+            behind_ms: clocks.behind_ms,
+            random: AtomicU64::new(id << 32),
+        });
+        let runtime = Runtime { clock: place.clone(), entropy: place.clone(), spawner: place };
+        let proposer = ProposerId(id);
+        let identity = Identity { cluster: "table".into(), nodes: self.table.size.nodes(), daemon: proposer };
+        let wire = |(index, server): (u8, &Arc<_>)| {
+            let hints = Arc::new(|_, _| {});
+            let inner = EmbeddedNode::new(Arc::clone(server), identity.clone(), NodeIndex(index), hints);
+            let ways = Mutex::new((BTreeMap::new(), Way::Open));
+            Arc::new(Wire { inner, ways, kept: Mutex::default() })
+        };
+        let wires: Vec<Arc<Wire>> = (0..).zip(&self.table.servers).map(wire).collect();
+        let nodes = wires.iter().map(|wire| wire.clone() as Arc<dyn Node>).collect();
+        let cluster = Arc::new(Cluster::new(self.table.size, nodes, proposer, runtime));
+        let locks = Locks::new(cluster.clone(), LockSettings::default());
+        Daemon { cluster, locks, wires }
+    }
+
+    /// A daemon that looks after the member list, as a real one does.
+    pub fn keeper(&self, id: u64, bootstrap: bool) -> Daemon {
+        let daemon = self.stranger(id, RIGHT);
+        let settings = MembershipSettings { bootstrap, ttl_max: Duration::from_secs(60) };
+        let task = Membership::new(daemon.cluster.clone(), settings).run();
+        daemon.cluster.runtime.spawner.spawn(task.boxed());
+        daemon
+    }
+
+    /// Everybody goes on as far as they get without time passing.
+    pub fn settle(&self) {
+        let mut pool = self.pool.borrow_mut();
+        loop {
+            let spawned = std::mem::take(&mut *lock(&self.shared.spawned));
+            let done = spawned.is_empty();
+            for task in spawned {
+                pool.spawner().spawn_local(task).expect("the pool is there");
+            }
+            pool.run_until_stalled();
+            if done && lock(&self.shared.spawned).is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Time passes, and what is due happens.
+    pub fn pass(&self, milliseconds: u64) {
+        let clock = &self.table.clock_ms;
+        let until = clock.load(Ordering::Relaxed) + milliseconds;
+        loop {
+            self.settle();
+            let mut timers = lock(&self.shared.timers);
+            let Some(first) = timers.first_entry().filter(|first| first.key().0 <= until) else { break };
+            clock.store(first.key().0.max(clock.load(Ordering::Relaxed)), Ordering::Relaxed);
+            // Whoever waited may be gone.
+            let _ = first.remove().send(());
+        }
+        clock.store(until, Ordering::Relaxed);
+        self.settle();
+    }
+
+    /// Starts a call; it goes on as far as it gets.
+    pub fn call<T: Send + 'static>(&self, call: impl Future<Output = T> + Send + 'static) -> Call<T> {
+        let result = Arc::new(Mutex::new(None));
+        let (call, abort) = abortable(call);
+        let slot = result.clone();
+        let task = call.map(move |done| *lock(&slot) = done.ok());
+        lock(&self.shared.spawned).push(task.boxed());
+        self.settle();
+        Call { result, abort }
+    }
+
+    /// Somebody acquires the lock.
+    pub fn acquire(
+        &self,
+        daemon: &Daemon,
+        owner: &str,
+        ttl: u64,
+        wait: u64,
+    ) -> Call<Result<Acquisition, LockError>> {
+        let request = AcquireRequest {
+            name: name(),
+            owner: Some(Owner::parse(owner).expect("a good owner")),
+            ttl: Duration::from_secs(ttl),
+            wait: Duration::from_secs(wait),
+            attributes: Vec::new(),
+        };
+        let (locks, deadline) = (daemon.locks.clone(), daemon.deadline());
+        self.call(async move { locks.acquire(request, deadline).await })
+    }
+
+    /// Somebody releases it.
+    pub fn release(&self, daemon: &Daemon, lease: &Lease) {
+        let (locks, deadline, lease) = (daemon.locks.clone(), daemon.deadline(), lease.clone());
+        self.call(async move { locks.release(&name(), lease.lease_id, deadline).await });
+    }
+}
+
+fn name() -> LockName {
+    LockName::parse("lock").expect("a good name")
+}
+
+/// A call under way.
+pub struct Call<T> {
+    result: Arc<Mutex<Option<T>>>,
+    abort: AbortHandle,
+}
+
+impl<T> Call<T> {
+    /// The client goes away.
+    pub fn go_away(self, stage: &Stage) {
+        self.abort.abort();
+        stage.settle();
+    }
+}
+
+impl Call<Result<Acquisition, LockError>> {
+    /// The lease, if it came to one by now.
+    pub fn lease(&self) -> Option<Lease> {
+        match &*lock(&self.result) {
+            Some(Ok(Acquisition::Acquired(lease))) => Some(lease.clone()),
+            _ => None,
+        }
+    }
+}
+
+impl Daemon {
+    /// From now on it goes by this list.
+    pub fn go_by(&self, vid: Ballot, list: MemberList) {
+        self.cluster.views.install(View { vid, list, grants: true });
+    }
+
+    /// What becomes of everything that it sends to a node.
+    pub fn way(&self, node: u8, way: Way) {
+        *lock(&self.wires[usize::from(node)].ways) = (BTreeMap::new(), way);
+    }
+
+    /// What becomes of one kind of operation.
+    pub fn way_of(&self, node: u8, kind: u8, way: Way) {
+        lock(&self.wires[usize::from(node)].ways).0.insert(kind, way);
+    }
+
+    /// What was kept on the way to or from a node goes on.
+    pub fn let_go(&self, node: u8) {
+        self.wires[usize::from(node)].let_go(|_| true);
+    }
+
+    /// The same with answers alone.
+    pub fn let_go_replies(&self, node: u8) {
+        self.wires[usize::from(node)].let_go(|kept| matches!(kept, Kept::Reply(..)));
+    }
+
+    /// Its client relies on the lease now.
+    pub fn relies(&self, lease: Option<&Lease>) -> bool {
+        lease.is_some_and(|lease| self.cluster.runtime.clock.now() < lease.valid_until)
+    }
+
+    fn deadline(&self) -> Moment {
+        self.cluster.runtime.clock.now() + Duration::from_secs(100)
+    }
+}

@@ -5,6 +5,7 @@
 //! loses and reorders. What clients do and see is in [`workload`]; [`invariants`] judges it.
 
 pub mod invariants;
+pub mod linearizable;
 pub mod network;
 pub mod workload;
 pub mod world;

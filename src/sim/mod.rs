@@ -4,6 +4,7 @@
 //! [`crate::runtime`], implemented by a [`world::World`], and embedded nodes behind a [`network::SimNode`] that delays,
 //! loses and reorders. What clients do and see is in [`workload`]; [`invariants`] judges it.
 
+pub mod history;
 pub mod invariants;
 pub mod linearizable;
 pub mod network;

@@ -4,6 +4,8 @@
 //! [`crate::runtime`], implemented by a [`world::World`], and embedded nodes behind a [`network::SimNode`] that delays,
 //! loses and reorders. What clients do and see is in [`workload`]; [`invariants`] judges it.
 
+pub mod cell;
+pub mod cells;
 pub mod history;
 pub mod invariants;
 pub mod linearizable;

@@ -54,6 +54,8 @@ mutants! {
     StampsInheritTime = "stamps-inherit-time",
     /// Every accept starts the time of every stamp again. What is not renewed ends; section 3, liveness only.
     StampsRestart = "stamps-restart",
+    /// A stamp from before the node's clock was set back keeps its time. Everybody's turn comes; section 3, liveness only.
+    StampsFromTheFuture = "stamps-from-the-future",
     /// A soft prepare that only shows a record says that it promised. A promise is kept; section 1.
     SoftPreparePromises = "soft-prepare-promises",
     /// Ballots more than a day ahead are taken. One wrong clock does not push all tokens ahead; section 0, liveness only.
@@ -257,6 +259,9 @@ mod switched {
                     "    record and record[PROMISE_TOKEN] or 0, record and record[PROMISE_PROPOSER] or NO_PROPOSER,
                     token, proposer,",
                 ),
+                Mutant::StampsFromTheFuture => {
+                    (Batch, "return since > now_us and now_us or since", "return since")
+                }
                 Mutant::NextNotPromised => (Batch, "if next_token > token then", "if false then"),
                 Mutant::GateOpen => {
                     (Batch, "if own_list == '' or list ~= own_list then", "if own_list == '' then")

@@ -15,9 +15,7 @@ use super::options::Options;
 use super::random::Random;
 use super::world::World;
 use crate::ids::{LockName, Owner};
-use crate::lock::{
-    AcquireRequest, Acquisition, DisconnectPolicy, HoldEvent, HoldRequest, Lease, LockError,
-};
+use crate::lock::{AcquireRequest, Acquisition, DisconnectPolicy, HoldEvent, HoldRequest, Lease, LockError};
 use crate::runtime::Moment;
 
 /// What clients share.

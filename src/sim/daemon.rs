@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use futures::channel::oneshot;
 use futures::future::{AbortHandle, Abortable};
-use futures::{FutureExt, channel::mpsc, stream::BoxStream, StreamExt};
+use futures::{FutureExt, StreamExt, channel::mpsc, stream::BoxStream};
 
+use super::cell::CellKind;
 use super::host::Host;
 use super::network::{Link, SimNode, Weather};
 use super::options::Options;
@@ -20,6 +21,7 @@ use crate::lock::locks::LockSettings;
 use crate::node::keyspace::KIND_LOCK;
 use crate::node::{Hint, HintSink, Identity, Node};
 use crate::quorum::ClusterSize;
+use crate::register::Registers;
 use crate::runtime::Moment;
 use crate::upkeep::membership::{Membership, MembershipSettings};
 
@@ -33,6 +35,8 @@ pub struct SimDaemon {
     pub clock: ActorClock,
     /// The facade that clients call.
     pub locks: Locks,
+    /// Registers by themselves, with nothing of a lock.
+    pub cells: Registers<CellKind>,
     /// Its nodes.
     pub cluster: Arc<Cluster>,
     /// Its way to each server.
@@ -187,10 +191,10 @@ impl Daemons {
         let cluster = Arc::new(Cluster::new(self.size, nodes.collect(), proposer, runtime.clone()));
         let locks = Locks::new(cluster.clone(), LockSettings::default());
         let _ = room.set(locks.clone());
-        let membership =
-            MembershipSettings { bootstrap: self.bootstrap, ttl_max: Duration::from_secs(10) };
+        let cells = Registers::new(cluster.clone(), LockSettings::default().patience);
+        let membership = MembershipSettings { bootstrap: self.bootstrap, ttl_max: Duration::from_secs(10) };
         runtime.spawner.spawn(Membership::new(cluster.clone(), membership).run().boxed());
-        Arc::new(SimDaemon { actor, clock, locks, cluster, links, world: self.world.clone(), alive })
+        Arc::new(SimDaemon { actor, clock, locks, cells, cluster, links, world: self.world.clone(), alive })
     }
 }
 

@@ -1,13 +1,16 @@
 //! [`Judge`]: the trace of a run, and what must hold of it.
 
 use std::fmt::{self, Write as _};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
+use super::cells::{self, CellHistory, Judged};
 use super::invariants::progress::Progress;
 use super::invariants::{self, Event, Invariant};
 use super::world::World;
 
+/// For one cell's history. The typical one takes a thousand.
+pub const CELL_STEPS_MAX: u64 = 2_000_000;
 const LOCKED: &str = "no holder of this lock panics";
 
 /// Listens to everybody.
@@ -18,6 +21,8 @@ pub struct Judge {
     invariants: Mutex<Vec<Box<dyn Invariant>>>,
     progress: Mutex<Progress>,
     grants: AtomicU64,
+    /// What clients of cells noted.
+    pub cells: Arc<Mutex<CellHistory>>,
 }
 
 impl Judge {
@@ -30,6 +35,7 @@ impl Judge {
             invariants: Mutex::new(invariants::all()),
             progress: Mutex::default(),
             grants: AtomicU64::new(0),
+            cells: Arc::default(),
         }
     }
 
@@ -77,12 +83,24 @@ impl Judge {
         with(&mut self.progress.lock().expect(LOCKED))
     }
 
+    /// Judges what clients of cells noted.
+    pub fn judge_cells(&self) {
+        let history = self.cells.lock().expect(LOCKED).clone();
+        match cells::judge(&history, CELL_STEPS_MAX) {
+            Ok(Judged { answered, not_applied, unknown, undecided, .. }) => self.say(format_args!(
+                "cells: {answered} calls answered, {not_applied} not applied, {unknown} unknown, undecided {undecided:?}"
+            )),
+            Err(words) => self.violated(words),
+        }
+    }
+
     /// What the run found.
     pub fn report(&self) -> Report {
         Report {
             violation: self.violation.lock().expect(LOCKED).clone(),
             trace: self.trace.lock().expect(LOCKED).clone(),
             grants: self.grants.load(Ordering::Relaxed),
+            cells: self.cells.lock().expect(LOCKED).clone(),
         }
     }
 }
@@ -96,4 +114,6 @@ pub struct Report {
     pub trace: String,
     /// How often a client was told that it holds a lock.
     pub grants: u64,
+    /// What clients of cells asked and were told.
+    pub cells: CellHistory,
 }

@@ -8,12 +8,16 @@
 //! goes wrong, and [`invariants`] what must hold nevertheless, judged by a [`judge::Judge`] on what clients were told.
 //! `docs/correctness.md` says what that has shown so far.
 
+pub mod cell;
+pub mod cells;
 pub mod clients;
 pub mod daemon;
 pub mod faults;
+pub mod history;
 pub mod host;
 pub mod invariants;
 pub mod judge;
+pub mod linearizable;
 pub mod network;
 pub mod options;
 pub mod random;

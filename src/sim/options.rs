@@ -21,6 +21,10 @@ pub struct Options {
     pub clients: u32,
     /// Names that they fight over.
     pub names: u64,
+    /// Clients of cells.
+    pub cell_clients: u32,
+    /// Cells that they fight over.
+    pub cells: u64,
     /// The operator's word that the cluster is new.
     pub bootstrap: bool,
     /// For how long faults rage.
@@ -44,13 +48,16 @@ pub struct Options {
 impl Options {
     /// What a seed decides.
     pub fn draw(random: &mut Random) -> Self {
-        let some = |random: &mut Random, percent, most| if random.chance(percent) { random.below(most) } else { 0 };
+        let some =
+            |random: &mut Random, percent, most| if random.chance(percent) { random.below(most) } else { 0 };
         let faults = Fault::ALL.into_iter().filter(|_| random.chance(60)).collect();
         Self {
             nodes: [1, 3, 3, 3, 3, 3, 3, 5, 5, 7][random.index(10)],
             daemons: 1 + random.index(3),
             clients: 2 + random.below(6) as u32,
             names: 1 + random.below(3),
+            cell_clients: random.below(5) as u32,
+            cells: 1 + random.below(2),
             bootstrap: random.chance(80),
             faults_for: Duration::from_secs(10 + random.below(30)),
             fault_every: Duration::from_millis(500 + random.below(4_000)),
@@ -67,10 +74,10 @@ impl Options {
 
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { nodes, daemons, clients, names, .. } = self;
+        let Self { nodes, daemons, clients, names, cell_clients, cells, .. } = self;
         write!(
             f,
-            "{nodes} nodes, {daemons} daemons, {clients} clients, {names} names, bootstrap {}; {:?} of {:?}; \
+            "{nodes} nodes, {daemons} daemons, {clients} clients of {names} locks, {cell_clients} of {cells} cells, bootstrap {}; {:?} of {:?}; \
              {} % of messages lost, {} % late by up to {:?}, {} % of hints lost, {:?}",
             self.bootstrap,
             self.faults_for,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 
+use super::cells::{CellClient, CellSettings, run_cell_client};
 use super::clients::Clients;
 use super::daemon::{Daemons, SimDaemon};
 use super::faults::Rage;
@@ -28,6 +29,9 @@ const SETTLING: Duration = Duration::from_secs(15);
 const HEALING: Duration = Duration::from_secs(240);
 /// When all clients have gone: leases, places and what is being undone have aged.
 const CLEARING: Duration = Duration::from_secs(60);
+
+/// Clients of cells are numbered from here.
+const CELL_CLIENTS: u32 = 100;
 
 /// Runs a seed.
 pub fn run(seed: u64) -> Report {
@@ -62,6 +66,15 @@ fn run_with(world: &World, options: Options, mut random: Random) -> Report {
         judge.progress(|progress| progress.begin(client));
         world.spawn(NOBODY, clients.clone().live(client).boxed());
     }
+    for number in 1..=options.cell_clients {
+        let settings = CellSettings { keys: options.cells, ..CellSettings::default() };
+        let client = CellClient::new(world, number, settings, judge.cells.clone());
+        let (calmed, name, ended) = (clients.clone(), CELL_CLIENTS + number, judge.clone());
+        judge.progress(|progress| progress.begin(name));
+        let life = run_cell_client(client, daemons.clone(), move || calmed.calm.load(Ordering::Relaxed));
+        let life = life.map(move |()| ended.progress(|progress| progress.end(name)));
+        world.spawn(NOBODY, life.boxed());
+    }
     let faults_for = options.faults_for;
     let rage = Rage {
         world: world.clone(),
@@ -86,6 +99,7 @@ fn run_with(world: &World, options: Options, mut random: Random) -> Report {
     if !judge.is_violated() {
         check_leftovers(world, &daemons, clients.options.names, &judge, idle);
     }
+    judge.judge_cells();
     let report = judge.report();
     world.end();
     report

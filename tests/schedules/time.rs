@@ -36,6 +36,23 @@ fn a_lease_goes_on_ageing_whatever_else_of_the_value_changes() {
 }
 
 #[test]
+fn a_node_whose_clock_was_set_back_lets_leases_age_again() {
+    holds_and_breaks_without(Mutant::StampsFromTheFuture, || {
+        let table = Table::laid(3);
+        let (a, b) = (table.daemon(1, 100), table.daemon(2, 200));
+        table.jump(0, 1_000_000);
+        table.take(&a, &table.acquire("x"));
+        table.jump(0, -1_000_000);
+        // Node 2 is down: without node 0 nobody can say that the lease ran out.
+        let wait = LockChange::Acquire(table.wait_for(&b, "y", 150));
+        table.round(&b, std::slice::from_ref(&wait)).run(&[0, 1]);
+        table.pass(12);
+        let y = table.round(&b, &[wait]).run(&[0, 1]);
+        promise(y.holds(), "the lease ran out long ago, and the first in line does not get the lock")
+    });
+}
+
+#[test]
 fn one_clock_that_jumps_ages_nothing() {
     holds_and_breaks_without(Mutant::AgedByOne, || {
         let table = Table::laid(3);

@@ -19,10 +19,12 @@ impl Invariant for StaysOver {
                 self.over.insert((name.clone(), lease.expose()));
                 Ok(())
             }
-            Event::Holds(grant) if self.over.contains(&(grant.name.clone(), grant.lease.expose())) => Err(format!(
-                "a lease on {} came back: client {} was told that it is over, and now that it holds it with token {}",
-                grant.name, grant.client, grant.token
-            )),
+            Event::Holds(grant) if self.over.contains(&(grant.name.clone(), grant.lease.expose())) => {
+                Err(format!(
+                    "a lease on {} came back: client {} was told that it is over, and now that it holds it with token {}",
+                    grant.name, grant.client, grant.token
+                ))
+            }
             _ => Ok(()),
         }
     }

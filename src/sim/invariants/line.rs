@@ -52,8 +52,7 @@ impl Invariant for LineIsKept {
 
 impl LineIsKept {
     fn pass(&mut self, name: &LockName, by: u32, came: Moment) -> Result<(), String> {
-        let earlier =
-            self.waiting.iter_mut().filter(|((n, _), w)| n == name && w.since + CLEARLY < came);
+        let earlier = self.waiting.iter_mut().filter(|((n, _), w)| n == name && w.since + CLEARLY < came);
         for ((_, client), waiter) in earlier {
             waiter.passed += 1;
             if waiter.passed > PASSED_MAX {

@@ -41,9 +41,10 @@ impl Progress {
         if self.is_over() {
             return Ok(());
         }
-        let stuck = self.doing.iter().map(|(client, (since, what))| {
-            format!("client {client} since {since:?}: {what}")
-        });
+        let stuck = self
+            .doing
+            .iter()
+            .map(|(client, (since, what))| format!("client {client} since {since:?}: {what}"));
         Err(format!("not served after the faults were over: {}", stuck.collect::<Vec<_>>().join("; ")))
     }
 }

@@ -1,7 +1,7 @@
 //! One run: a cluster is founded, clients come, faults rage; then healing, and a check that all is served and nothing left.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -27,8 +27,10 @@ const FOUNDING: Duration = Duration::from_secs(30);
 const SETTLING: Duration = Duration::from_secs(15);
 /// Clients come to an end within so long after the faults.
 const HEALING: Duration = Duration::from_secs(240);
-/// When all clients have gone: leases, places and what is being undone have aged.
-const CLEARING: Duration = Duration::from_secs(60);
+/// When all clients have gone: leases and places have aged.
+const CLEARING: Duration = Duration::from_secs(20);
+/// A last visit to every lock takes no longer.
+const VISITING: Duration = Duration::from_secs(60);
 
 /// Clients of cells are numbered from here.
 const CELL_CLIENTS: u32 = 100;
@@ -133,8 +135,12 @@ fn check_leftovers(world: &World, daemons: &Arc<Daemons>, names: u64, judge: &Ar
             let _ = sender.send((daemon.actor.0, daemon.locks.waiters(), listed));
         }
     };
-    world.spawn(NOBODY, visit.boxed());
-    world.run_until(world.now() + CLEARING);
+    let visited = Arc::new(AtomicBool::new(false));
+    let over = visited.clone();
+    world.spawn(NOBODY, visit.map(move |()| over.store(true, Ordering::Relaxed)).boxed());
+    world.run(world.now() + VISITING, || visited.load(Ordering::Relaxed));
+    // What the visit started comes to an end.
+    world.run_until(world.now() + SETTLING);
     let tasks_of = |daemon: u32| {
         living.iter().find(|d| d.actor.0 == daemon).map_or(0, |d| world.tasks(d.actor).saturating_sub(idle))
     };

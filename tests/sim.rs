@@ -40,7 +40,7 @@ fn one_seed_with_its_trace() {
 }
 
 /// Seeds that found something once; `docs/correctness.md` says what.
-const KEPT: &[u64] = &[16];
+const KEPT: &[u64] = &[16, 587];
 
 #[test]
 fn seeds_that_found_something_find_nothing_more() {
@@ -91,7 +91,7 @@ fn run_many(from: u64, seeds: u64) -> Found {
 
 #[test]
 fn seeds_show_nothing_that_must_not_be() {
-    let (from, seeds) = (number("SIM_FROM", 1), number("SIM_SEEDS", 60));
+    let (from, seeds) = (number("SIM_FROM", 1), number("SIM_SEEDS", 20));
     let Found { runs, grants, violations } = run_many(from, seeds);
     println!("{runs} seeds, {grants} grants, {} violations", violations.len());
     assert_eq!(violations, []);

@@ -19,7 +19,7 @@ const OTHERS_OPEN: usize = 6;
 #[test]
 fn hardly_a_history_is_left_undecided_and_all_fates_occur() {
     let (mut answered, mut unknown, mut not_applied, mut undecided) = (0, 0, 0, 0);
-    for seed in 1..=20 {
+    for seed in 1..=10 {
         let judged = judge(&run(seed).cells, STEPS_MAX).expect("an order");
         answered += judged.answered;
         unknown += judged.unknown;
@@ -27,7 +27,7 @@ fn hardly_a_history_is_left_undecided_and_all_fates_occur() {
         undecided += judged.undecided.len();
     }
     println!("{answered} answered, {not_applied} not applied, {unknown} unknown, {undecided} undecided");
-    assert!(answered > 1_000 && unknown > 20 && not_applied > 20);
+    assert!(answered > 500 && unknown > 10 && not_applied > 10);
     // What can't be decided proves nothing, so it must stay rare.
     assert!(undecided <= 1);
 }

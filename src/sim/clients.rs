@@ -207,7 +207,12 @@ impl Client {
             if self.random.chance(60) {
                 // Any daemon will do.
                 let Some(at) = self.another_daemon() else { break };
-                match self.extend(&at, &lease).await {
+                let ttl =
+                    self.random.chance(30).then(|| Duration::from_millis(500 + self.random.below(4_500)));
+                if let Some(ttl) = ttl {
+                    until = self.shortens(&lease, until, ttl);
+                }
+                match self.extend(&at, &lease, ttl).await {
                     Some(Ok(extended)) => {
                         lease = extended;
                         until = self.holds(&at, &lease);
@@ -232,9 +237,26 @@ impl Client {
         }
     }
 
-    async fn extend(&mut self, at: &Arc<SimDaemon>, lease: &Lease) -> Option<Result<Lease, LockError>> {
+    /// Whoever asks for a shorter lease may have it from then on, whether it hears so or not: it relies on the shorter.
+    fn shortens(&self, lease: &Lease, until: Moment, ttl: Duration) -> Moment {
+        let until = until.min(self.all.world.now() + (ttl - ttl / 200));
+        self.all.judge.observe(&Event::Holds(Grant {
+            client: self.number,
+            name: lease.name.clone(),
+            lease: lease.lease_id,
+            token: lease.token,
+            until,
+        }));
+        until
+    }
+
+    async fn extend(
+        &mut self,
+        at: &Arc<SimDaemon>,
+        lease: &Lease,
+        ttl: Option<Duration>,
+    ) -> Option<Result<Lease, LockError>> {
         let (locks, name, lease_id) = (at.locks.clone(), lease.name.clone(), lease.lease_id);
-        let ttl = self.random.chance(30).then(|| Duration::from_millis(500 + self.random.below(4_500)));
         let deadline = at.now() + Duration::from_secs(2);
         self.say(format_args!("extends {name} at daemon {} to {ttl:?}", at.actor.0));
         at.call(async move { locks.extend(&name, lease_id, ttl, deadline).await }).await

@@ -1,8 +1,9 @@
-//! The line is kept: in calm nobody is passed more than [`PASSED_MAX`] times by those who came clearly later.
+//! The line is kept: in calm nobody is passed more than twice by those who came clearly later.
 //!
 //! Clearly later: tickets are the tokens of arrivals, and a daemon that has not heard of a lock for a while makes them by
-//! its own wall clock until its first round shows it others'. So what comes within [`CLEARLY`] may stand either way. During faults an offer may age
-//! before its daemon comes, which costs that daemon its turn, so only those are judged who came when it was calm.
+//! its own wall clock until its first round shows it others'. So what comes within two seconds may stand either way.
+//! During faults an offer may age before its daemon comes, which costs that daemon its turn, so only those are judged
+//! who came when it was calm.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -132,6 +132,10 @@ mutants! {
     KeepsLeaseId = "keeps-lease-id",
     /// Abandon frees a lease that was granted under another id. The first holder keeps its time; section 4.
     AbandonIgnoresFirst = "abandon-ignores-first",
+    /// A lease that was taken over can still be abandoned by the attempt that it was granted to; section 4.
+    FirstStays = "first-stays",
+    /// A lease that is taken again may end before the one that it voids; section 4.
+    TakenShorter = "taken-shorter",
     /// Release ends the lease of whoever holds the lock; section 4.
     ReleaseByAnyone = "release-by-anyone",
     /// Extend starts the lease of whoever holds the lock again, and says that it is the caller's; section 4.

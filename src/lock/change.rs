@@ -172,7 +172,7 @@ impl Kind for LockKind {
             LockChange::Abandon { lease_id, grace } => {
                 // A lease that was taken over under another id, or was taken over by this one, ages.
                 let anyhow = mutant::is_on(Mutant::AbandonIgnoresFirst);
-                let first = |holder: &Holder| holder.first == *lease_id || anyhow;
+                let first = |holder: &Holder| holder.first == Some(*lease_id) || anyhow;
                 end(|holder| holder.lease_id == *lease_id && first(holder), *grace, old, attempt)
             }
             LockChange::Force { token, grace } => force(*token, *grace, old, attempt),
@@ -245,12 +245,19 @@ fn acquire(acquire: &Acquire, old: &LockValue, attempt: &Attempt<'_>) -> LockVer
 }
 
 /// The same owner gets its lease again: same token, from now on, under a new id that voids the one before.
+///
+/// An old attempt of the owner may come to this after a newer one whose answer somebody goes by. So the lock stays held
+/// for at least as long as the lease before was given for, and once it was taken over no attempt can be abandoned.
 fn take_again(acquire: &Acquire, mut new: LockValue, attempt: &Attempt<'_>) -> LockVerdict {
     let holder = new.holder.as_mut().expect("called with a holder");
+    if holder.lease_id != acquire.lease_id && !mutant::is_on(Mutant::FirstStays) {
+        holder.first = None;
+    }
     if !mutant::is_on(Mutant::KeepsLeaseId) {
         holder.lease_id = acquire.lease_id;
     }
-    holder.ttl_ms = millis(acquire.ttl);
+    let shorter = mutant::is_on(Mutant::TakenShorter);
+    holder.ttl_ms = if shorter { millis(acquire.ttl) } else { holder.ttl_ms.max(millis(acquire.ttl)) };
     holder.stamp = stamp(HOLDER_STAMP, Some(holder.stamp), attempt);
     if !acquire.attributes.is_empty() {
         holder.attributes = acquire.attributes.clone();
@@ -275,7 +282,7 @@ fn grant(acquire: &Acquire, mut new: LockValue, attempt: &Attempt<'_>) -> LockVe
     }
     let holder = Holder {
         lease_id: acquire.lease_id,
-        first: acquire.lease_id,
+        first: Some(acquire.lease_id),
         owner: acquire.owner.clone(),
         token,
         ttl_ms: millis(acquire.ttl),

@@ -66,7 +66,7 @@ fn value(words: &str) -> (LockValue, Vec<Stamp>) {
                 let stamp = Stamp { ballot: ballot(1, 9), ordinal: 0 };
                 value.holder = Some(Holder {
                     lease_id: lease(number(id) as u8),
-                    first: lease(number(first) as u8),
+                    first: (first != "-").then(|| lease(number(first) as u8)),
                     owner: self::owner(owner),
                     token: token(number(granted)),
                     ttl_ms: number(ttl) * 1_000,
@@ -121,7 +121,8 @@ fn words(value: &LockValue, attempt: Ballot) -> String {
         false => "",
     };
     if let Some(h) = &value.holder {
-        let (id, first) = (number_of(h.lease_id), number_of(h.first));
+        let id = number_of(h.lease_id);
+        let first = h.first.map_or("-".to_owned(), |first| number_of(first).to_string());
         let ttl = h.ttl_ms / 1_000;
         words.push(format!("H{}={}/{id}/{first}@{}~{ttl}", mark(h.stamp, 0), h.owner, h.token));
     }
@@ -274,10 +275,15 @@ fn trying_once_takes_what_is_free_and_never_passes_the_line() {
 #[test]
 fn the_same_owner_gets_its_lease_again_under_a_new_id() {
     let rows = [
-        ("H=bob/1/1@10~30 T=10", "H*=bob/7/1@10~60 T=10", "held bob/7@10~60"),
+        ("H=bob/1/1@10~30 T=10", "H*=bob/7/-@10~60 T=10", "held bob/7@10~60"),
         // Also when it ran out: nobody has had the lock since.
-        ("H!=bob/1/1@10~30 T=10", "H*=bob/7/1@10~60 T=10", "held bob/7@10~60"),
-        ("H!=bob/1/1@10~30 P=2:12x3 T=10", "H*=bob/7/1@10~60 P=2:12x3 T=10", "held bob/7@10~60"),
+        ("H!=bob/1/1@10~30 T=10", "H*=bob/7/-@10~60 T=10", "held bob/7@10~60"),
+        ("H!=bob/1/1@10~30 P=2:12x3 T=10", "H*=bob/7/-@10~60 P=2:12x3 T=10", "held bob/7@10~60"),
+        // Whoever got it before may still go by the longer one.
+        ("H=bob/1/1@10~90 T=10", "H*=bob/7/-@10~90 T=10", "held bob/7@10~60"),
+        // The same attempt once more takes nothing over.
+        ("H=bob/7/7@10~60 T=10", "H*=bob/7/7@10~60 T=10", "held bob/7@10~60"),
+        ("H=bob/7/-@10~60 T=10", "H*=bob/7/-@10~60 T=10", "held bob/7@10~60"),
     ];
     table(&LockChange::Acquire(once()), &rows);
     table(&wait(first()), &rows);
@@ -286,12 +292,12 @@ fn the_same_owner_gets_its_lease_again_under_a_new_id() {
         &[
             (
                 "H=bob/1/1@10~30 P=1:50x2 P=2:55x1 T=10",
-                "H*=bob/7/1@10~60 P=2:55x1 P*=1:60x1 T=10",
+                "H*=bob/7/-@10~60 P=2:55x1 P*=1:60x1 T=10",
                 "held bob/7@10~60",
             ),
             (
                 "H=bob/1/1@10~30 P=1:50x2 P=2:65x1 T=10",
-                "H*=bob/7/1@10~60 P*=1:60x1 P=2:65x1 T=10",
+                "H*=bob/7/-@10~60 P*=1:60x1 P=2:65x1 T=10",
                 "held bob/7@10~60",
             ),
         ],
@@ -417,7 +423,7 @@ fn a_round_has_one_new_token_and_the_second_grant_waits_for_the_next() {
         }
         // To take a lease again needs no token.
         let (new, _) = apply("H=bob/1/1@100~30 T=100", &change);
-        assert_eq!(new, "H*=bob/7/1@100~60 T=100");
+        assert_eq!(new, "H*=bob/7/-@100~60 T=100");
     }
 }
 
@@ -432,7 +438,7 @@ fn extending_starts_the_time_again_for_the_latest_lease_id_only() {
             ("H!=ann/1/1@10~30 T=10", "H*=ann/1/1@10~30 T=10", "held ann/1@10~30"),
             ("H=ann/1/9@10~30 P=2:12x1 T=10", "H*=ann/1/9@10~30 P=2:12x1 T=10", "held ann/1@10~30"),
             // The id that it was granted under, taken over since.
-            ("H=ann/2/1@10~30 T=10", "same", "lost 0"),
+            ("H=ann/2/-@10~30 T=10", "same", "lost 0"),
             ("H=bob/7/7@20~30 T=20", "same", "lost 0"),
             ("T=10", "same", "lost 0"),
             ("", "same", "lost 0"),
@@ -484,9 +490,9 @@ fn a_lease_id_that_was_taken_over_ends_nothing_and_abandon_ends_no_lease_that_wa
     let force = LockChange::Force { token: token(10), grace: GRACE };
     for (old, released, abandoned, forced) in [
         ("H=ann/1/1@10~30 T=10", "T=10", "T=10", "T=10 F=10"),
-        // Taken over under another id; taken over by this one.
-        ("H=ann/2/1@10~30 T=10", "same", "same", "T=10 F=10"),
-        ("H=ann/1/2@10~30 T=10", "T=10", "same", "T=10 F=10"),
+        // Taken over under another id; taken over by this one, which may have been the first, too.
+        ("H=ann/2/-@10~30 T=10", "same", "same", "T=10 F=10"),
+        ("H=ann/1/-@10~30 T=10", "T=10", "same", "T=10 F=10"),
         ("H=ann/1/1@11~30 T=11", "T=11", "T=11", "same"),
     ] {
         assert_eq!(apply(old, &release).0, released, "release {old}");
@@ -675,7 +681,9 @@ fn check_step(old: &LockValue, new: &LockValue, change: &LockChange, answer: &Lo
         let may_end = match change {
             LockChange::Acquire(_) => aged.contains(&holder.stamp),
             LockChange::Release { lease_id, .. } => holder.lease_id == *lease_id,
-            LockChange::Abandon { lease_id, .. } => holder.lease_id == *lease_id && holder.first == *lease_id,
+            LockChange::Abandon { lease_id, .. } => {
+                holder.lease_id == *lease_id && holder.first == Some(*lease_id)
+            }
             LockChange::Force { token, .. } => holder.token == *token,
             LockChange::Extend { .. } | LockChange::Leave { .. } => false,
         };
@@ -683,10 +691,15 @@ fn check_step(old: &LockValue, new: &LockValue, change: &LockChange, answer: &Lo
     }
     if let (Some(holder), true) = (after, granted) {
         assert_eq!(holder.token, new.highest_token, "the new token is the holder's");
-        assert_eq!(holder.first, holder.lease_id, "a grant is under the id that asked");
+        assert_eq!(holder.first, Some(holder.lease_id), "a grant is under the id that asked");
     } else if let Some(holder) = after {
         assert_eq!(Some(holder.token), before.map(|before| before.token), "no new holder without a token");
-        assert_eq!(Some(holder.first), before.map(|before| before.first), "what was granted stays known");
+        let before = before.expect("no new holder without a token");
+        let taken_over = holder.lease_id != before.lease_id;
+        let first = before.first.filter(|_| !taken_over);
+        assert_eq!(holder.first, first, "known until it is taken over");
+        let extended = matches!(change, LockChange::Extend { .. });
+        assert!(holder.ttl_ms >= before.ttl_ms || extended, "only its holder shortens a lease");
     }
     match (answer, change) {
         (LockAnswer::Held { lease_id, token, owner, ttl, .. }, _) => {

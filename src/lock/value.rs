@@ -33,8 +33,9 @@ pub struct LockValue {
 pub struct Holder {
     /// Proves the lease. A new one each time that the same owner acquires again.
     pub lease_id: LeaseId,
-    /// The lease id that it was granted under. An abandoned attempt frees only a lease that nobody took over since.
-    pub first: LeaseId,
+    /// The lease id that it was granted under, until it is taken over under another. An abandoned attempt frees only a
+    /// lease that was never taken over, or it would end one that somebody newer goes by.
+    pub first: Option<LeaseId>,
     /// Who it is.
     pub owner: Owner,
     /// The fencing token.

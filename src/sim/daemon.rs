@@ -1,7 +1,7 @@
 //! [`Daemons`]: the real daemons of a run, from the facades down to the nodes' connections, and their lives.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::channel::oneshot;
@@ -43,7 +43,11 @@ pub struct SimDaemon {
     pub links: Vec<Arc<Link>>,
     world: World,
     alive: Arc<AtomicBool>,
+    room: Room,
 }
+
+/// Where hints find the facade. Emptied when the daemon ends: the facade holds the nodes, and the nodes the hints.
+type Room = Arc<Mutex<Option<Locks>>>;
 
 /// Ends a call when it is dropped, as a client's going away ends a gRPC call.
 pub struct Hangup(AbortHandle);
@@ -107,6 +111,7 @@ pub struct Daemons {
     hosts: Vec<Arc<Host>>,
     weather: Arc<Weather>,
     bootstrap: bool,
+    skew_ms: u64,
     slots: Mutex<Vec<Arc<SimDaemon>>>,
     started: AtomicU32,
 }
@@ -126,6 +131,7 @@ impl Daemons {
             hosts: hosts.to_vec(),
             weather: weather.clone(),
             bootstrap: options.bootstrap,
+            skew_ms: options.skew.as_millis() as u64,
             slots: Mutex::default(),
             started: AtomicU32::new(0),
         };
@@ -156,6 +162,14 @@ impl Daemons {
     pub fn kill(&self, daemon: &SimDaemon) {
         daemon.alive.store(false, Ordering::Relaxed);
         self.world.kill(daemon.actor);
+        drop(daemon.room.lock().expect(LOCKED).take());
+    }
+
+    /// Lets go of everything at the end of a run.
+    pub fn end(&self) {
+        for daemon in self.slots.lock().expect(LOCKED).drain(..) {
+            drop(daemon.room.lock().expect(LOCKED).take());
+        }
     }
 
     /// Whoever died is started again, knowing nothing.
@@ -174,13 +188,13 @@ impl Daemons {
         let actor = Actor(self.started.fetch_add(1, Ordering::Relaxed) + 1);
         // Rates at the allowed limit, and wall clocks as machines without NTP have them.
         let clock = ActorClock {
-            skew_ms: random.below(20_000) as i64 - 10_000,
+            skew_ms: random.below(2 * self.skew_ms) as i64 - self.skew_ms as i64,
             fast_ppm: [-1_000, 0, 0, 1_000][random.index(4)],
         };
         let runtime = self.world.runtime(actor, clock);
         let proposer = ProposerId(random.bits());
         let identity = Identity { cluster: "sim".into(), nodes: self.size.nodes(), daemon: proposer };
-        let room: Arc<OnceLock<Locks>> = Arc::default();
+        let room = Room::default();
         let alive = Arc::new(AtomicBool::new(true));
         let hints = hint_sink(room.clone(), alive.clone());
         let links: Vec<Arc<Link>> = self.hosts.iter().map(|_| Arc::default()).collect();
@@ -190,17 +204,19 @@ impl Daemons {
         });
         let cluster = Arc::new(Cluster::new(self.size, nodes.collect(), proposer, runtime.clone()));
         let locks = Locks::new(cluster.clone(), LockSettings::default());
-        let _ = room.set(locks.clone());
+        *room.lock().expect(LOCKED) = Some(locks.clone());
         let cells = Registers::new(cluster.clone(), LockSettings::default().patience);
         let membership = MembershipSettings { bootstrap: self.bootstrap, ttl_max: Duration::from_secs(10) };
         runtime.spawner.spawn(Membership::new(cluster.clone(), membership).run().boxed());
-        Arc::new(SimDaemon { actor, clock, locks, cells, cluster, links, world: self.world.clone(), alive })
+        let world = self.world.clone();
+        Arc::new(SimDaemon { actor, clock, locks, cells, cluster, links, world, alive, room })
     }
 }
 
-fn hint_sink(room: Arc<OnceLock<Locks>>, alive: Arc<AtomicBool>) -> HintSink {
+fn hint_sink(room: Room, alive: Arc<AtomicBool>) -> HintSink {
     Arc::new(move |node, hint| {
-        let Some(locks) = room.get().filter(|_| alive.load(Ordering::Relaxed)) else { return };
+        let locks = room.lock().expect(LOCKED).clone().filter(|_| alive.load(Ordering::Relaxed));
+        let Some(locks) = locks else { return };
         let name_of = |key: &[u8]| {
             let (kind, name) = std::str::from_utf8(key).ok()?.split_once(':')?;
             (kind == KIND_LOCK.to_string()).then(|| name.to_owned())

@@ -43,6 +43,8 @@ pub struct Options {
     pub hints_lost: u64,
     /// How often daemons are paused at an await.
     pub stalls: Stalls,
+    /// How far a daemon's wall clock is off at most.
+    pub skew: Duration,
 }
 
 impl Options {
@@ -68,6 +70,8 @@ impl Options {
             late_bits: 5 + random.below(13),
             hints_lost: if random.chance(20) { 100 } else { some(random, 50, 70) },
             stalls: Stalls { per_100_000: some(random, 50, 100), longest_ms: 1 + random.below(16_000) },
+            // Most machines keep time; some runs are about those that do not.
+            skew: Duration::from_millis(if random.chance(30) { 10_000 } else { 500 }),
         }
     }
 }
@@ -78,7 +82,7 @@ impl fmt::Display for Options {
         write!(
             f,
             "{nodes} nodes, {daemons} daemons, {clients} clients of {names} locks, {cell_clients} of {cells} cells, bootstrap {}; {:?} of {:?}; \
-             {} % of messages lost, {} % late by up to {:?}, {} % of hints lost, {:?}",
+             {} % of messages lost, {} % late by up to {:?}, {} % of hints lost, {:?}, wall clocks off by up to {:?}",
             self.bootstrap,
             self.faults_for,
             self.faults,
@@ -86,7 +90,8 @@ impl fmt::Display for Options {
             self.late,
             Duration::from_millis(1 << self.late_bits),
             self.hints_lost,
-            self.stalls
+            self.stalls,
+            self.skew
         )
     }
 }

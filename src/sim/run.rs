@@ -77,7 +77,7 @@ fn run_with(world: &World, options: Options, mut random: Random) -> Report {
         let life = life.map(move |()| ended.progress(|progress| progress.end(name)));
         world.spawn(NOBODY, life.boxed());
     }
-    let faults_for = options.faults_for;
+    let (faults_for, skew) = (options.faults_for, options.skew);
     let rage = Rage {
         world: world.clone(),
         options,
@@ -92,7 +92,7 @@ fn run_with(world: &World, options: Options, mut random: Random) -> Report {
         rage.run().await;
         calm_world.sleep(SETTLING).await;
         calmed.calm.store(true, Ordering::Relaxed);
-        calm_judge.observe(&Event::Calm);
+        calm_judge.observe(&Event::Calm { skew: 2 * skew });
     };
     world.spawn(NOBODY, story.boxed());
     let over = || judge.is_violated() || judge.progress(|progress| progress.is_over());
@@ -104,6 +104,7 @@ fn run_with(world: &World, options: Options, mut random: Random) -> Report {
     judge.judge_cells();
     let report = judge.report();
     world.end();
+    daemons.end();
     report
 }
 

@@ -1,5 +1,8 @@
 //! Locks: protocol, section 4.
 
+use std::time::Duration;
+
+use majorityd::lock::change::Acquire;
 use majorityd::mutant::Mutant;
 
 use super::table::{
@@ -34,6 +37,40 @@ fn abandon_does_not_free_a_lease_that_was_granted_under_another_id() {
         let second = table.acquire("x");
         table.take(&b, &second);
         table.round(&b, &[abandon(second.lease_id)]).run(&[0, 1, 2]);
+        let y = table.take(&b, &table.acquire("y"));
+        one_holder(&x, &y)
+    });
+}
+
+#[test]
+fn what_was_taken_over_is_not_abandoned_by_whom_it_was_granted_to() {
+    holds_and_breaks_without(Mutant::FirstStays, || {
+        let table = Table::laid(3);
+        let (a, b) = (table.daemon(1, 100), table.daemon(2, 200));
+        // Granted, but its daemon does not know. The client asks again, at another daemon, and goes by that lease.
+        let first = table.acquire("x");
+        table.take(&a, &first);
+        let x = table.take(&b, &table.acquire("x"));
+        // Now the first daemon tries once more, and then undoes what nobody waits for.
+        a.tokens_from(300);
+        table.take(&a, &first);
+        table.round(&a, &[abandon(first.lease_id)]).run(&[0, 1, 2]);
+        b.tokens_from(400);
+        let y = table.take(&b, &table.acquire("y"));
+        one_holder(&x, &y)
+    });
+}
+
+#[test]
+fn a_lease_taken_again_ends_no_earlier_than_the_one_that_it_voids() {
+    holds_and_breaks_without(Mutant::TakenShorter, || {
+        let table = Table::laid(3);
+        let (a, b) = (table.daemon(1, 100), table.daemon(2, 200));
+        let x = table.take(&a, &table.acquire("x"));
+        // An older call of the same owner, for a shorter time, gets through only now.
+        let older = Acquire { ttl: Duration::from_secs(2), ..table.acquire("x") };
+        table.take(&b, &older);
+        table.pass(3);
         let y = table.take(&b, &table.acquire("y"));
         one_holder(&x, &y)
     });

@@ -29,7 +29,7 @@ impl Invariant for Exclusion {
                 self.forced.insert((name.clone(), *token));
                 Ok(())
             }
-            Event::Wants { .. } | Event::Leaves { .. } | Event::Over { .. } | Event::Calm => Ok(()),
+            Event::Wants { .. } | Event::Leaves { .. } | Event::Over { .. } | Event::Calm { .. } => Ok(()),
         }
     }
 }

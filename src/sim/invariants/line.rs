@@ -1,7 +1,8 @@
 //! The line is kept: in calm nobody is passed more than twice by those who came clearly later.
 //!
 //! Clearly later: tickets are the tokens of arrivals, and a daemon that has not heard of a lock for a while makes them by
-//! its own wall clock until its first round shows it others'. So what comes within two seconds may stand either way.
+//! its own wall clock until a round shows it others'. So what comes within the difference of two daemons' clocks, and two
+//! seconds, may stand either way.
 //! During faults an offer may age before its daemon comes, which costs that daemon its turn, so only those are judged
 //! who came when it was calm.
 
@@ -12,7 +13,7 @@ use super::{Event, Invariant};
 use crate::ids::LockName;
 use crate::runtime::Moment;
 
-/// Who comes so much after somebody comes later.
+/// Who comes so much after somebody, and the difference of the clocks, comes later.
 const CLEARLY: Duration = Duration::from_secs(2);
 /// How often somebody may be passed.
 const PASSED_MAX: u32 = 2;
@@ -20,7 +21,8 @@ const PASSED_MAX: u32 = 2;
 /// The property.
 #[derive(Default)]
 pub struct LineIsKept {
-    calm: bool,
+    /// Since it is calm: who comes so much after somebody comes later.
+    clearly: Option<Duration>,
     waiting: BTreeMap<(LockName, u32), Waiter>,
 }
 
@@ -32,8 +34,8 @@ struct Waiter {
 impl Invariant for LineIsKept {
     fn observe(&mut self, now: Moment, event: &Event) -> Result<(), String> {
         match event {
-            Event::Calm => self.calm = true,
-            Event::Wants { client, name } if self.calm => {
+            Event::Calm { skew } => self.clearly = Some(*skew + CLEARLY),
+            Event::Wants { client, name } if self.clearly.is_some() => {
                 self.waiting.insert((name.clone(), *client), Waiter { since: now, passed: 0 });
             }
             Event::Leaves { client, name } => {
@@ -53,7 +55,8 @@ impl Invariant for LineIsKept {
 
 impl LineIsKept {
     fn pass(&mut self, name: &LockName, by: u32, came: Moment) -> Result<(), String> {
-        let earlier = self.waiting.iter_mut().filter(|((n, _), w)| n == name && w.since + CLEARLY < came);
+        let Some(clearly) = self.clearly else { return Ok(()) };
+        let earlier = self.waiting.iter_mut().filter(|((n, _), w)| n == name && w.since + clearly < came);
         for ((_, client), waiter) in earlier {
             waiter.passed += 1;
             if waiter.passed > PASSED_MAX {
@@ -75,7 +78,7 @@ mod tests {
     #[test]
     fn one_who_is_passed_again_and_again_is_found() {
         let mut property = LineIsKept::default();
-        property.observe(at(0), &Event::Calm).unwrap();
+        property.observe(at(0), &Event::Calm { skew: Duration::ZERO }).unwrap();
         property.observe(at(1), &Event::Wants { client: 1, name: name() }).unwrap();
         let mut found = false;
         for turn in 0..u64::from(PASSED_MAX) + 1 {

@@ -9,6 +9,8 @@ pub mod line;
 pub mod progress;
 pub mod tokens;
 
+use std::time::Duration;
+
 use crate::ids::{LeaseId, LockName};
 use crate::runtime::Moment;
 use crate::token::Token;
@@ -56,7 +58,10 @@ pub enum Event {
         token: Token,
     },
     /// The faults are over, and some time has passed.
-    Calm,
+    Calm {
+        /// How far the daemons' wall clocks are apart at most.
+        skew: Duration,
+    },
 }
 
 /// A lease as its client is told of it.

@@ -13,7 +13,7 @@ use futures::future::{self, BoxFuture, Either};
 use futures::{FutureExt, StreamExt};
 
 use crate::ids::{MemoryId, NodeIndex, ProposerId};
-use crate::members::{View, Views};
+use crate::members::{Board, View, Views};
 use crate::mutant::{self, Mutant};
 use crate::node::batch::{Batcher, Delivery, Reply};
 use crate::node::operation::{Answer, Operation};
@@ -88,6 +88,8 @@ pub struct Cluster {
     pub size: ClusterSize,
     /// The list to go by.
     pub views: Views,
+    /// What has happened to the nodes, for people.
+    pub board: Board,
     /// The runtime under it.
     pub runtime: Runtime,
     /// This daemon's tokens.
@@ -103,7 +105,15 @@ impl Cluster {
         assert_eq!(nodes.len(), size.nodes(), "one node per index");
         assert!(nodes.iter().zip(size.indexes()).all(|(node, index)| node.index() == index), "in order");
         let batchers = nodes.into_iter().map(|node| Batcher::new(node, &runtime)).collect();
-        Self { size, views: Views::default(), runtime, tokens: TokenClock::default(), proposer, batchers }
+        Self {
+            size,
+            views: Views::default(),
+            board: Board::default(),
+            runtime,
+            tokens: TokenClock::default(),
+            proposer,
+            batchers,
+        }
     }
 
     /// The queues of the nodes, in order.
@@ -200,9 +210,16 @@ impl Cluster {
                 self.tokens.observe(record.promise.token.max(floor.token));
             }
             Answer::Conflict { promise } => self.tokens.observe(promise.token),
+            Answer::Page(page) => self.tokens.observe(page.floor.token),
+            Answer::Ballots(held) => {
+                held.iter().flatten().for_each(|held| self.tokens.observe(held.promise.token));
+            }
             Answer::Record(None)
             | Answer::Accepted
             | Answer::Names(_)
+            | Answer::Forgotten(_)
+            | Answer::Reported(_)
+            | Answer::Wiping
             | Answer::TooFarAhead
             | Answer::NotServing
             | Answer::Failed { .. } => {}

@@ -42,3 +42,5 @@ pub const RECENT_MAX: usize = 8;
 pub const PAGE_SIZE_MAX: usize = 1_000;
 /// Entries of a list page when the caller names no size.
 pub const PAGE_SIZE_DEFAULT: usize = 100;
+/// Registers that a daemon remembers to have missed a node until it has told the other nodes: a second's work.
+pub const MISSES_MAX: usize = 10_000;

@@ -58,6 +58,28 @@ mutants! {
     StampsFromTheFuture = "stamps-from-the-future",
     /// A soft prepare that only shows a record says that it promised. A promise is kept; section 1.
     SoftPreparePromises = "soft-prepare-promises",
+    /// `begin_join` leaves the old data. What was forgotten meanwhile does not come back; section 2.
+    KeepsOldData = "keeps-old-data",
+    /// An id begins a join again. What was merged for it before counts for nothing; section 2.
+    BegunTwice = "begun-twice",
+    /// A join begins whatever list the node holds. Only who is joining is emptied; section 2.
+    BegunUnderAnyList = "begun-under-any-list",
+    /// A node takes merges after the end of its join. Nothing old comes to a member; section 2.
+    MergeAfterEnd = "merge-after-end",
+    /// A merge leaves the floor as it was. What was forgotten does not come back by way of a copy; section 2.
+    MergeForgetsFloor = "merge-forgets-floor",
+    /// A merge leaves the promises as they were. Promises outlive the node that gave them; section 2.
+    MergeForgetsPromise = "merge-forgets-promise",
+    /// A merged record counts as if its node had taken part in the round; section 2.
+    MergeUnmarked = "merge-unmarked",
+    /// A merge takes over how long the source has held each stamp. Ages are by nodes that have seen them pass; section 2.
+    MergeKeepsTimes = "merge-keeps-times",
+    /// A node that joins takes operations. Its copy decides nothing before it is complete; section 2.
+    ServesWhileJoining = "serves-while-joining",
+    /// What is forgotten raises no floor. Old messages bring nothing back; section 5.
+    ForgetsWithoutFloor = "forgets-without-floor",
+    /// A record is forgotten although it has changed since it was read; section 5.
+    ForgetsChanged = "forgets-changed",
     /// Ballots more than a day ahead are taken. One wrong clock does not push all tokens ahead; section 0, liveness only.
     TokensFarAhead = "tokens-far-ahead",
 
@@ -121,6 +143,16 @@ mutants! {
     FoundsWithQuorum = "founds-with-quorum",
     /// A founding that nobody has confirmed is served by. Until then it may be started over; section 2.
     FoundingServed = "founding-served",
+    /// A joining node is made a member before its copy is complete; section 2.
+    PromotedEarly = "promoted-early",
+    /// A joining node is copied to from one node only; section 2.
+    CopiedFromOne = "copied-from-one",
+    /// The copy begins before the list with the joining node was read as agreed on; section 2.
+    CopiedTooSoon = "copied-too-soon",
+    /// What q members hold is forgotten, whatever the others do; section 5.
+    ForgottenByQuorum = "forgotten-by-quorum",
+    /// Forgetting goes on while a node is joining; section 5.
+    ForgottenWhileJoining = "forgotten-while-joining",
     /// Locks are granted before the recovery's stamp has aged. Leases run out first; section 2.
     GrantsWhileRecovering = "grants-while-recovering",
 
@@ -298,6 +330,29 @@ mod switched {
                     Batch,
                     "return token / TOKENS_PER_MS + TOKEN_EPOCH_MS > now_us / 1000 + DAY_MS",
                     "return false",
+                ),
+                Mutant::KeepsOldData => (Batch, "= WIPING, '0', ''", "= MERGING, '0', ''"),
+                Mutant::BegunTwice => (Batch, " or node[NODE_BEGUN] == memory then", " then"),
+                Mutant::BegunUnderAnyList => (Batch, "if own_list ~= vid or", "if"),
+                Mutant::MergeAfterEnd => (
+                    Batch,
+                    "node[NODE_MEMORY] ~= memory or node[NODE_PHASE] == SERVING or is_over()",
+                    "node[NODE_MEMORY] ~= memory or is_over()",
+                ),
+                Mutant::MergeForgetsFloor => (Batch, "raise_floor(operation[3], operation[4])", ""),
+                Mutant::MergeForgetsPromise => {
+                    (Batch, "ipairs({ own or theirs, theirs })", "ipairs({ own })")
+                }
+                Mutant::MergeUnmarked => (Batch, "record[COPIED] = 1", "record[COPIED] = 0"),
+                Mutant::MergeKeepsTimes => (Batch, "      stamps[i] = now_us", "      stamps[i] = stamps[i]"),
+                Mutant::ServesWhileJoining => (Batch, "if node[NODE_PHASE] ~= SERVING then", "if false then"),
+                Mutant::ForgetsWithoutFloor => {
+                    (Batch, "raise_floor(record[PROMISE_TOKEN], record[PROMISE_PROPOSER])", "")
+                }
+                Mutant::ForgetsChanged => (
+                    Batch,
+                    "if same and key ~= MEMBERS and record[PROMISE_TOKEN] <= promise then",
+                    "if record and key ~= MEMBERS then",
                 ),
                 _ => return None,
             })

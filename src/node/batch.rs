@@ -4,7 +4,7 @@
 //! While batches are under way, what arrives forms the next one; at low load nothing waits. A [`Batcher`] is one node's
 //! queue. [`super::wire`] has the form in which batches travel.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use futures::channel::mpsc;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt, select_biased};
 
-use super::operation::Answer;
+use super::operation::{Answer, RegisterKey};
 use super::wire::{BatchReply, Encoded, decode, encode};
 use super::{CallError, Node, NodeState};
 use crate::ids::{MemoryId, NodeIndex};
@@ -56,6 +56,8 @@ pub struct Reply {
 /// Where replies of one receiver arrive.
 pub type ReplySender = mpsc::UnboundedSender<Reply>;
 
+const LOCKED: &str = "no holder of this lock panics";
+
 struct Queued {
     list: Ballot,
     operation: Encoded,
@@ -67,8 +69,7 @@ struct Queued {
 pub struct Batcher {
     node: Arc<dyn Node>,
     queue: mpsc::UnboundedSender<Queued>,
-    queued: Arc<AtomicUsize>,
-    last: Arc<Mutex<Option<LastReply>>>,
+    shared: Arc<Shared>,
 }
 
 /// What the node's last reply said beside its answers.
@@ -84,22 +85,36 @@ pub struct LastReply {
     pub here_ms: u64,
     /// From sending to the reply.
     pub round_trip: Duration,
+    /// The highest count of writes that it answered out of this memory.
+    pub writes: u64,
+}
+
+/// Registers whose value a node was to store and has not, as far as is known.
+#[derive(Debug, Default)]
+pub struct Misses {
+    keys: BTreeSet<RegisterKey>,
+    /// There were more than fit.
+    pub overflowed: bool,
+}
+
+impl Misses {
+    fn add(&mut self, key: &RegisterKey) {
+        if self.keys.len() < limits::MISSES_MAX {
+            self.keys.insert(key.clone());
+        } else {
+            self.overflowed = true;
+        }
+    }
 }
 
 impl Batcher {
     /// Starts the queue's task. It ends when the batcher is dropped.
     pub fn new(node: Arc<dyn Node>, runtime: &Runtime) -> Self {
         let (queue, waiting) = mpsc::unbounded();
-        let queued = Arc::new(AtomicUsize::new(0));
-        let last = Arc::default();
-        let sender = Sender {
-            node: node.clone(),
-            runtime: runtime.clone(),
-            queued: queued.clone(),
-            last: Arc::clone(&last),
-        };
+        let shared = Arc::new(Shared::default());
+        let sender = Sender { node: node.clone(), runtime: runtime.clone(), shared: shared.clone() };
         runtime.spawner.spawn(sender.run(waiting).boxed());
-        Self { node, queue, queued, last }
+        Self { node, queue, shared }
     }
 
     /// The node behind it.
@@ -109,21 +124,45 @@ impl Batcher {
 
     /// What the last reply said; `None` before the first.
     pub fn last_reply(&self) -> Option<LastReply> {
-        self.last.lock().expect("no holder of this lock panics").clone()
+        self.shared.last.lock().expect(LOCKED).clone()
+    }
+
+    /// Takes what the node has missed since the last call.
+    pub fn take_misses(&self) -> (Vec<RegisterKey>, bool) {
+        let misses = std::mem::take(&mut *self.shared.misses.lock().expect(LOCKED));
+        (misses.keys.into_iter().collect(), misses.overflowed)
     }
 
     /// Queues an operation that goes by the list `list`. Exactly one [`Reply`] follows.
     pub fn submit(&self, list: Ballot, operation: Encoded, round: u32, reply: &ReplySender) {
-        let queued = self.queued.fetch_add(1, Ordering::Relaxed);
+        let queued = self.shared.queued.fetch_add(1, Ordering::Relaxed);
         let item = Queued { list, operation, round, reply: reply.clone() };
         if queued >= limits::OPERATIONS_QUEUED_MAX {
-            self.queued.fetch_sub(1, Ordering::Relaxed);
+            self.shared.queued.fetch_sub(1, Ordering::Relaxed);
+            self.shared.missed(&item.operation);
             let delivery = Delivery::Unsent("too many operations wait for this node".into());
             return answer(item, self.node.index(), delivery);
         }
         if let Err(refused) = self.queue.unbounded_send(item) {
             let delivery = Delivery::Unsent("the daemon is stopping".into());
             answer(refused.into_inner(), self.node.index(), delivery);
+        }
+    }
+}
+
+/// What the queue and its task share.
+#[derive(Default)]
+struct Shared {
+    queued: AtomicUsize,
+    last: Mutex<Option<LastReply>>,
+    misses: Mutex<Misses>,
+}
+
+impl Shared {
+    /// The operation did not reach the node, as far as is known.
+    fn missed(&self, operation: &Encoded) {
+        if let Some(key) = operation.accepts() {
+            self.misses.lock().expect(LOCKED).add(key);
         }
     }
 }
@@ -137,8 +176,7 @@ fn answer(item: Queued, node: NodeIndex, delivery: Delivery) {
 struct Sender {
     node: Arc<dyn Node>,
     runtime: Runtime,
-    queued: Arc<AtomicUsize>,
-    last: Arc<Mutex<Option<LastReply>>>,
+    shared: Arc<Shared>,
 }
 
 impl Sender {
@@ -177,14 +215,16 @@ impl Sender {
 
     /// Carries one batch to the node and hands its answers out.
     async fn carry(&self, batch: Vec<Queued>) {
-        self.queued.fetch_sub(batch.len(), Ordering::Relaxed);
+        self.shared.queued.fetch_sub(batch.len(), Ordering::Relaxed);
         let index = self.node.index();
         let payload = encode(batch[0].list, batch.iter().map(|item| &item.operation));
         let sent = self.runtime.clock.now();
         let reply = self.node.call(payload).await;
         let failed = match reply.map(|reply| decode(&reply)) {
-            Ok(Ok(BatchReply::Done { memory, list, now_us, answers })) if answers.len() == batch.len() => {
-                self.note(memory, now_us, self.runtime.clock.now().since(sent));
+            Ok(Ok(BatchReply::Done { memory, list, now_us, answers, writes }))
+                if answers.len() == batch.len() =>
+            {
+                self.note(memory, now_us, writes, self.runtime.clock.now().since(sent));
                 if answers.iter().flatten().any(is_unfit) {
                     self.node.reset("it refuses to write: it is inspected again");
                 }
@@ -213,15 +253,18 @@ impl Sender {
             Err(CallError::Lost(reason)) => Delivery::Lost(reason),
         };
         for item in batch {
+            self.shared.missed(&item.operation);
             answer(item, index, failed.clone());
         }
     }
 
-    fn note(&self, memory: Option<MemoryId>, node_us: u64, round_trip: Duration) {
+    fn note(&self, memory: Option<MemoryId>, node_us: u64, writes: Option<u64>, round_trip: Duration) {
         let here_ms = self.runtime.clock.wall_unix_ms();
         let NodeState::Ready(welcome) = self.node.state() else { return };
-        let last = LastReply { run_id: welcome.run_id, memory, node_us, here_ms, round_trip };
-        *self.last.lock().expect("no holder of this lock panics") = Some(last);
+        let mut last = self.shared.last.lock().expect(LOCKED);
+        let known = last.as_ref().filter(|last| last.memory == memory).map_or(0, |last| last.writes);
+        let writes = known.max(writes.unwrap_or(0));
+        *last = Some(LastReply { run_id: welcome.run_id, memory, node_us, here_ms, round_trip, writes });
     }
 }
 

@@ -657,17 +657,20 @@ async fn an_unreadable_batch_is_lost(subject: &dyn Subject) {
 
 /// Whether two nodes said the same. The words of an error inside the script are the implementation's own.
 pub fn same_answers(one: &BatchReply, other: &BatchReply) -> bool {
-    let (BatchReply::Done { memory, list, now_us, answers }, BatchReply::Done { .. }) = (one, other) else {
+    let (BatchReply::Done { memory, list, now_us, answers, writes }, BatchReply::Done { .. }) = (one, other)
+    else {
         return one == other;
     };
     let alike = |(one, other): (&Option<Answer>, &Option<Answer>)| match (one, other) {
         (Some(Answer::Failed { .. }), Some(Answer::Failed { .. })) => true,
         (one, other) => one == other,
     };
-    let BatchReply::Done { memory: memory2, list: list2, now_us: now2, answers: answers2 } = other else {
+    let BatchReply::Done { memory: memory2, list: list2, now_us: now2, answers: answers2, writes: writes2 } =
+        other
+    else {
         return false;
     };
-    (memory, list, now_us) == (memory2, list2, now2)
+    (memory, list, now_us, writes) == (memory2, list2, now2, writes2)
         && answers.len() == answers2.len()
         && answers.iter().zip(answers2).all(alike)
 }

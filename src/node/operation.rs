@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::ids::ProposerId;
+use crate::ids::{MemoryId, NodeIndex, ProposerId};
 use crate::token::{Ballot, Token};
 
 /// The key of one register: a kind and a name. The node's scripts put the cluster's prefix before it.
@@ -24,9 +24,21 @@ impl RegisterKey {
         Self(Bytes::from(format!("{kind}:{name}")))
     }
 
+    /// As a node names it.
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        Self(Bytes::copy_from_slice(bytes))
+    }
+
     /// As it travels.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    /// Its kind and name; `None` for what no version of this wrote.
+    pub fn parts(&self) -> Option<(char, &str)> {
+        let (kind, name) = std::str::from_utf8(&self.0).ok()?.split_once(':')?;
+        let kind = Some(kind.chars().next()?).filter(|_| kind.len() == 1)?;
+        Some((kind, name))
     }
 }
 
@@ -102,6 +114,107 @@ pub enum Operation {
         /// The id that the list names for this node.
         memory: u64,
     },
+    /// A new memory begins: [`Answer::Accepted`], or [`Answer::Conflict`] if the node's own list is not the one given,
+    /// or this id has begun before. Only whoever made the id sends it, and once.
+    BeginJoin {
+        /// The attempt that made the list in which the node joins.
+        list: Ballot,
+        /// The id that the list names for this node.
+        memory: MemoryId,
+        /// The recovery that this is part of: the data is kept. Without one it is removed.
+        recovery: Option<Ballot>,
+    },
+    /// What another node holds: [`Answer::Accepted`], [`Answer::Wiping`] or [`Answer::Conflict`]. The highest ballot and
+    /// the highest promise win.
+    Merge {
+        /// The memory that it is for.
+        memory: MemoryId,
+        /// The floor of the source.
+        floor: Ballot,
+        /// Keys and records as the source stores them.
+        rows: Vec<(RegisterKey, Bytes)>,
+    },
+    /// No more merges: [`Answer::Accepted`] or [`Answer::Conflict`].
+    EndJoin {
+        /// The memory that is complete.
+        memory: MemoryId,
+    },
+    /// Some of a node's records: [`Answer::Page`].
+    Page(PageRequest),
+    /// What is held, without the values: [`Answer::Ballots`].
+    Ballots {
+        /// Which registers.
+        keys: Vec<RegisterKey>,
+    },
+    /// Removes records that say nothing: [`Answer::Forgotten`].
+    Forget {
+        /// Which, each as it was read.
+        records: Vec<Forgotten>,
+    },
+    /// What this daemon knows of the nodes: [`Answer::Reported`], with what the node was told by all. Hints.
+    Report(Report),
+    /// Some of what is noted for a node: [`Answer::Names`], of register keys.
+    Missed {
+        /// The node that missed it.
+        node: NodeIndex,
+        /// What has been brought to it: these notes go.
+        done: Vec<RegisterKey>,
+        /// At most so many.
+        limit: usize,
+    },
+}
+
+/// Which records a page is to show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageRequest {
+    /// Where to go on: [`PageRequest::START`] to begin, else the cursor of the page before.
+    pub cursor: Bytes,
+    /// About so many.
+    pub count: usize,
+    /// Values up to so many bytes, and at least one.
+    pub bytes: usize,
+    /// The recovery that asks.
+    pub recovery: Option<Ballot>,
+    /// Whether values are wanted.
+    pub with_values: bool,
+    /// Just these; empty for what comes next.
+    pub keys: Vec<RegisterKey>,
+}
+
+impl PageRequest {
+    /// The first cursor, and the last.
+    pub const START: Bytes = Bytes::from_static(b"0");
+}
+
+/// A record to be forgotten, as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forgotten {
+    /// Which register.
+    pub key: RegisterKey,
+    /// The ballot that all members hold.
+    pub ballot: Ballot,
+    /// The highest token promised then; past it somebody is about to write.
+    pub promise: Token,
+}
+
+/// What a daemon knows of the nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// One for each node.
+    pub nodes: Vec<News>,
+    /// What nodes have missed.
+    pub missed: Vec<(NodeIndex, Vec<RegisterKey>)>,
+}
+
+/// What a daemon knows of one node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct News {
+    /// It has answered since the last report.
+    pub reached: bool,
+    /// Its memory.
+    pub memory: Option<MemoryId>,
+    /// The highest count of writes that it answered out of that memory.
+    pub writes: u64,
 }
 
 /// The second phase of a round, the same for all nodes, so shared.
@@ -151,6 +264,67 @@ pub struct Record {
     pub copied: bool,
 }
 
+/// Some of a node's records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Where to go on; [`PageRequest::START`] at the end.
+    pub cursor: Bytes,
+    /// The node's floor.
+    pub floor: Ballot,
+    /// Keys and records as they are stored; without one where it was not wanted, did not fit, or is gone.
+    pub rows: Vec<(RegisterKey, Option<Bytes>)>,
+}
+
+/// A record without its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The ballot of the accepted value; [`Ballot::ZERO`] for a bare promise.
+    pub ballot: Ballot,
+    /// No lower ballot is taken.
+    pub promise: Ballot,
+    /// The value came by a merge and not from a round.
+    pub copied: bool,
+    /// The value says something.
+    pub listed: bool,
+}
+
+/// What a node was told by all daemons.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reported {
+    /// One for each node.
+    pub nodes: Vec<Told>,
+    /// The memory that the answering node had before its last start, if it has not joined again.
+    pub aside: Option<MemoryId>,
+    /// How many batches have changed something on the answering node.
+    pub writes: u64,
+    /// The answering node's own join; `None` unless one is under way.
+    pub join: Option<JoinState>,
+}
+
+/// How far a node's join is, by its own word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JoinState {
+    /// Its old data is still being removed.
+    pub wiping: bool,
+    /// Records merged, each as often as a source had it.
+    pub merged: u64,
+    /// For how long nothing has moved.
+    pub idle: Duration,
+}
+
+/// What a node was told of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// For how long no daemon has said that it reached it.
+    pub unreached: Duration,
+    /// The memory that it had.
+    pub memory: Option<MemoryId>,
+    /// The highest count of writes out of that memory.
+    pub writes: u64,
+    /// How many registers are noted that it missed.
+    pub notes: u64,
+}
+
 /// What a node says to one operation.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
@@ -177,6 +351,16 @@ pub enum Answer {
     Accepted,
     /// Names in byte order.
     Names(Vec<String>),
+    /// Some of its records.
+    Page(Page),
+    /// What it holds, in the order of the question; `None` for nothing at all.
+    Ballots(Vec<Option<Held>>),
+    /// How many records are gone.
+    Forgotten(u64),
+    /// What it was told.
+    Reported(Reported),
+    /// Old data is still being removed: nothing was merged. The same again goes on with that.
+    Wiping,
     /// The ballot is more than a day ahead of the node's clock: nothing was done.
     TooFarAhead,
     /// The node takes no operations: it has no memory or is not a member yet. Nothing was done.

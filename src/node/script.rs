@@ -18,6 +18,13 @@ pub fn batch(identity: &Identity, index: NodeIndex) -> String {
         include_str!("lua/accept.lua"),
         include_str!("lua/list.lua"),
         include_str!("lua/found.lua"),
+        "local UPKEEP = {}\nif upkeep_wanted then",
+        include_str!("lua/upkeep.lua"),
+        include_str!("lua/join.lua"),
+        include_str!("lua/page.lua"),
+        include_str!("lua/forget.lua"),
+        include_str!("lua/report.lua"),
+        "end",
         include_str!("lua/dispatch.lua"),
     ];
     mutant::lua(Script::Batch, constants(identity, index) + &parts.join("\n"))

@@ -86,9 +86,25 @@ impl Keyspace {
             (b"ZRANGEBYLEX", [key, min, max, limit, offset, count]) if limit.as_ref() == b"LIMIT" => {
                 self.range(key, min, max, offset, count)
             }
-            (b"GET" | b"SET" | b"ZADD" | b"ZREM" | b"ZRANGEBYLEX", _) => {
-                Reply::Error(WRONG_NUMBER.to_owned())
+            (b"UNLINK", keys) if !keys.is_empty() => {
+                Reply::Integer(keys.iter().map(|key| i64::from(self.remove(key))).sum())
             }
+            (b"INCR", [key]) => self.increment(key),
+            (b"ZCARD", [key]) => match self.entries.get(key) {
+                None => Reply::Integer(0),
+                Some(Entry::Names(names)) => Reply::Integer(names.len() as i64),
+                Some(Entry::Bytes(_)) => wrong_type(),
+            },
+            (b"SCAN", [cursor, matching, pattern, counting, count])
+                if matching.as_ref() == b"MATCH" && counting.as_ref() == b"COUNT" =>
+            {
+                self.scan(cursor, pattern, count)
+            }
+            (
+                b"GET" | b"SET" | b"UNLINK" | b"INCR" | b"SCAN" | b"ZADD" | b"ZCARD" | b"ZREM"
+                | b"ZRANGEBYLEX",
+                _,
+            ) => Reply::Error(WRONG_NUMBER.to_owned()),
             _ => return None,
         })
     }
@@ -99,6 +115,44 @@ impl Keyspace {
             Some(Entry::Bytes(bytes)) => Reply::Bytes(bytes.clone()),
             Some(Entry::Names(_)) => wrong_type(),
         }
+    }
+
+    fn increment(&mut self, key: &Bytes) -> Reply {
+        let old = match self.entries.get(key) {
+            None => 0,
+            Some(Entry::Bytes(bytes)) => match integer(bytes) {
+                Some(number) => number,
+                None => return Reply::Error("ERR value is not an integer or out of range".to_owned()),
+            },
+            Some(Entry::Names(_)) => return wrong_type(),
+        };
+        self.insert(key.clone(), Entry::Bytes((old + 1).to_string().into()));
+        Reply::Integer(old + 1)
+    }
+
+    /// Keys that begin as the pattern does before its `*`, in byte order. Redis has an order of its own, and numbers as
+    /// cursors; scripts take a cursor as it comes, and know of `0` alone, which is the beginning and the end.
+    fn scan(&self, cursor: &[u8], pattern: &[u8], count: &[u8]) -> Reply {
+        let Some(count) = integer(count).and_then(|count| usize::try_from(count).ok()) else {
+            return Reply::Error("ERR value is not an integer or out of range".to_owned());
+        };
+        let Some(prefix) = pattern.strip_suffix(b"*") else {
+            return Reply::Error("ERR only prefixes are known here".to_owned());
+        };
+        let after = match cursor {
+            b"0" => Bound::Unbounded,
+            [b'k', key @ ..] => Bound::Excluded(Bytes::copy_from_slice(key)),
+            _ => return Reply::Error("ERR invalid cursor".to_owned()),
+        };
+        // As in Redis, the count is of keys looked at, not of keys shown.
+        let looked_at: Vec<&Bytes> =
+            self.entries.range((after, Bound::Unbounded)).map(|(key, _)| key).take(count).collect();
+        let next = match looked_at.last() {
+            Some(last) if looked_at.len() == count => Bytes::from([b"k", last.as_ref()].concat()),
+            _ => Bytes::from_static(b"0"),
+        };
+        let shown = looked_at.into_iter().filter(|key| key.starts_with(prefix)).cloned().map(Reply::Bytes);
+        Reply::Array(vec![Reply::Bytes(next), Reply::Array(shown.collect())])
     }
 
     fn add_name(&mut self, key: &Bytes, name: &Bytes) -> Reply {

@@ -1,6 +1,7 @@
 -- Dispatch: runs the operations of a batch one by one. ARGV[1] is MessagePack: [list vid, [operation, …]].
--- Returns MessagePack: [BATCH_DONE, memory, own list vid, microseconds, [answer, …]]. An operation that raises an error
--- answers {FAILED, message} and does not keep the others from running.
+-- Returns MessagePack: [BATCH_DONE, memory, own list vid, microseconds, [answer, …], writes], where writes is how many
+-- batches have changed something, or 0 if this one has not. An operation that raises an error answers {FAILED, message}
+-- and does not keep the others from running.
 
 local OPERATIONS = { [READ] = read, [PREPARE] = prepare, [ACCEPT] = accept, [LIST] = list, [FOUND] = found }
 
@@ -11,14 +12,15 @@ local function message_of(raised)
   return tostring(raised)
 end
 
-local batch = cmsgpack.unpack(ARGV[1])
 local answers = {}
 for i, operation in ipairs(batch[2]) do
   local answer = gate(batch[1], operation)
   if not answer then
-    local done, result = pcall(OPERATIONS[operation[1]], operation)
+    local code = operation[1]
+    local done, result = pcall(OPERATIONS[code] or UPKEEP[code], operation)
     answer = done and result or { FAILED, message_of(result) }
   end
   answers[i] = answer
 end
-return cmsgpack.pack({ BATCH_DONE, node[NODE_MEMORY], own_list, now_us, answers })
+local writes = wrote and redis.call('INCR', WRITES_KEY) or 0
+return cmsgpack.pack({ BATCH_DONE, node[NODE_MEMORY], own_list, now_us, answers, writes })

@@ -25,16 +25,40 @@ do
   end
 end
 
+local batch = cmsgpack.unpack(ARGV[1])
+-- Whether any operation is one of upkeep.
+local upkeep_wanted = false
+for _, operation in ipairs(batch[2]) do
+  upkeep_wanted = upkeep_wanted or operation[1] > FOUND
+end
+
+-- Whether a recovery ({token, proposer}) is still the last that was promised anything on the list.
+local function is_current(recovery)
+  local list = load(MEMBERS)
+  return list and list[PROMISE_TOKEN] == recovery[1] and list[PROMISE_PROPOSER] == recovery[2]
+end
+
+-- What has a gate of its own.
+local function is_ungated(code)
+  return code == FOUND or code == BEGIN_JOIN or code == MERGE or code == END_JOIN or code == REPORT
+end
+
 -- nil lets the operation pass.
 local function gate(list, operation)
-  if operation[2] == MEMBERS or operation[1] == FOUND then
+  if operation[2] == MEMBERS or is_ungated(operation[1]) then
     return nil
+  end
+  if operation[1] == PAGE and operation[5] then
+    return not is_current(operation[5]) and GATED or nil
   end
   -- A list that was never agreed on (vid '') opens nothing.
   if own_list == '' or list ~= own_list then
     return GATED
   end
   if node[NODE_MEMORY] == '' then
+    return NOT_SERVING
+  end
+  if node[NODE_PHASE] ~= SERVING then
     return NOT_SERVING
   end
 end

@@ -5,6 +5,7 @@
 -- server, or FLUSHALL), means that the memory may have gaps: it becomes none, and the old id is kept aside for recovery.
 -- A record without a memory, now or kept aside, on a server that has promised nothing about a member list yet, binds
 -- nobody: it was left by a daemon that founded nothing, perhaps with a wrong configuration, and is written anew.
+-- A join that was under way is over with the run that it began in; what a recovery had merged into is still what was kept.
 -- A repeat changes nothing.
 local NODE_KEY = 'majorityd:node'
 local run_id = ARGV[1]
@@ -16,14 +17,14 @@ if node and node[6] == '' and node[7] == '' and not redis.call('GET', 'majorityd
 end
 if node then
   if node[1] == FORMAT and node[2] == CLUSTER and node[3] == NODES and node[4] == INDEX and node[5] ~= run_id then
-    if node[6] ~= '' then
+    if node[6] ~= '' and node[9] == 0 then
       node[7] = node[6]
     end
-    node[5], node[6] = run_id, ''
+    node[5], node[6], node[9], node[11] = run_id, '', 0, false
     redis.call('SET', NODE_KEY, cmsgpack.pack(node))
   end
 else
-  node = { FORMAT, CLUSTER, NODES, INDEX, run_id, '', '' }
+  node = { FORMAT, CLUSTER, NODES, INDEX, run_id, '', '', '', 0, '0', false, 0, 0 }
   redis.call('SET', NODE_KEY, cmsgpack.pack(node))
 end
 return cmsgpack.pack({ node[1], node[2], node[3], node[4], node[6] })

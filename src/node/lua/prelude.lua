@@ -5,6 +5,7 @@
 local RECORDS = 'majorityd:r:'
 local NODE_KEY = 'majorityd:node'
 local FLOOR_KEY = 'majorityd:floor'
+local WRITES_KEY = 'majorityd:writes'
 local MEMBERS = 'm:'
 local CHANGES = 'majorityd:' .. CLUSTER .. ':changes'
 local DAEMONS = 'majorityd:' .. CLUSTER .. ':d:'
@@ -16,13 +17,19 @@ local VID, RECENT, VALUE, STAMPS, GUARD_MS, COPIED, LISTED = 5, 6, 7, 8, 9, 10, 
 
 -- Fields of the node record.
 local NODE_FORMAT, NODE_CLUSTER, NODE_N, NODE_INDEX, NODE_RUN, NODE_MEMORY, NODE_ASIDE = 1, 2, 3, 4, 5, 6, 7
+-- The last id that a join began with, how far that join is, where its removal of old data goes on, and the ballot of the
+-- recovery that it belongs to; how many records were merged, and when it last moved.
+local NODE_BEGUN, NODE_PHASE, NODE_CURSOR, NODE_RECOVERY, NODE_MERGED, NODE_MOVED = 8, 9, 10, 11, 12, 13
+local SERVING, WIPING, MERGING = 0, 1, 2
 
 -- Operations.
 local READ, PREPARE, ACCEPT, LIST, FOUND = 1, 2, 3, 4, 5
+local BEGIN_JOIN, MERGE, END_JOIN, PAGE, BALLOTS, FORGET, REPORT, MISSED = 6, 7, 8, 9, 10, 11, 12, 13
 
 -- Answers. The bare numbers stand for themselves, the others head an array.
 local ACCEPTED, RECORD, PROMISED, HELD, CONFLICT, NAMES = 1, 2, 3, 4, 5, 6
 local TOO_FAR_AHEAD, NOT_SERVING, FAILED, GATED = 7, 8, 9, 10
+local WIPING_YET, PAGE_OF, BALLOTS_OF, FORGOTTEN, REPORTED = 11, 12, 13, 14, 15
 
 local NO_PROPOSER = string.rep('\0', 8)
 local DAY_MS = 86400000
@@ -43,7 +50,11 @@ local function load(key)
   end
 end
 
+-- Whether the batch has changed anything: such batches are counted, so that a recovery can tell who has lost some.
+local wrote = false
+
 local function store(key, record)
+  wrote = true
   local raw = cmsgpack.pack(record)
   redis.call('SET', RECORDS .. key, raw)
   return raw

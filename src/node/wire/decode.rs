@@ -1,0 +1,233 @@
+//! What comes back: replies, answers and records.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::ids::{MemoryId, ProposerId};
+use crate::node::memory_from_wire;
+use crate::node::operation::{Answer, Held, JoinState, Page, Record, RegisterKey, Reported, Stamp, Told};
+use crate::token::{Ballot, Token};
+
+// Phases of a join, as the node record has them.
+const SERVING: u64 = 0;
+const WIPING: u64 = 1;
+
+/// A reply of the script.
+#[derive(Clone, Debug, PartialEq)]
+pub enum BatchReply {
+    /// The batch was run; one answer per operation, `None` where the gate was closed.
+    Done {
+        /// The node's memory.
+        memory: Option<MemoryId>,
+        /// The list that the node holds; [`Ballot::ZERO`] for none.
+        list: Ballot,
+        /// The node's clock, in microseconds of Unix time.
+        now_us: u64,
+        /// In the order of the operations.
+        answers: Vec<Option<Answer>>,
+        /// How many batches have changed something on this node; `None` if this one has not.
+        writes: Option<u64>,
+    },
+    /// The node record is gone (FLUSHALL): nothing was done.
+    NoRecord,
+    /// The node record is not the one of the handshake: nothing was done.
+    Foreign,
+}
+
+/// A reply that is not what the script sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the reply of the script can't be read ({0})")]
+pub struct Malformed(&'static str);
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn array(&mut self) -> Result<usize, Malformed> {
+        let length =
+            rmp::decode::read_array_len(&mut self.0).map_err(|_| Malformed("array expected"))? as usize;
+        // Every element takes a byte, so a longer array is a lie and must not make us allocate.
+        if length > self.0.len() { Err(Malformed("array too long")) } else { Ok(length) }
+    }
+
+    fn number(&mut self) -> Result<u64, Malformed> {
+        rmp::decode::read_int(&mut self.0).map_err(|_| Malformed("number expected"))
+    }
+
+    fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
+        let length =
+            rmp::decode::read_str_len(&mut self.0).map_err(|_| Malformed("string expected"))? as usize;
+        let (bytes, rest) = self.0.split_at_checked(length).ok_or(Malformed("string too long"))?;
+        self.0 = rest;
+        Ok(bytes)
+    }
+
+    fn is_number(&self) -> bool {
+        self.0.first().is_some_and(|first| *first < 0x80)
+    }
+
+    fn is_false(&mut self) -> bool {
+        let is = self.0.first() == Some(&0xc2);
+        if is {
+            self.0 = &self.0[1..];
+        }
+        is
+    }
+
+    fn ballot(&mut self) -> Result<Ballot, Malformed> {
+        let token = Token::new(self.number()?).ok_or(Malformed("token out of range"))?;
+        let proposer = self.bytes()?.try_into().map_err(|_| Malformed("proposer of 8 bytes expected"))?;
+        Ok(Ballot { token, proposer: ProposerId(u64::from_be_bytes(proposer)) })
+    }
+
+    fn memory(&mut self) -> Result<Option<MemoryId>, Malformed> {
+        match self.bytes()? {
+            [] => Ok(None),
+            bytes => {
+                let bytes = bytes.try_into().map_err(|_| Malformed("memory of 8 bytes expected"))?;
+                Ok(memory_from_wire(u64::from_be_bytes(bytes)))
+            }
+        }
+    }
+
+    fn key(&mut self) -> Result<RegisterKey, Malformed> {
+        Ok(RegisterKey::from_bytes(self.bytes()?))
+    }
+
+    fn vid(&mut self) -> Result<Ballot, Malformed> {
+        match self.bytes()? {
+            [] => Ok(Ballot::ZERO),
+            bytes => Ballot::from_bytes(bytes).ok_or(Malformed("ballot of 16 bytes expected")),
+        }
+    }
+}
+
+/// Reads a reply of the batch script.
+///
+/// # Errors
+/// [`Malformed`] for anything that the script does not send. Never panics, whatever the bytes.
+pub fn decode(reply: &[u8]) -> Result<BatchReply, Malformed> {
+    let mut input = Reader(reply);
+    input.array()?;
+    match input.number()? {
+        0 => {}
+        1 => return Ok(BatchReply::NoRecord),
+        2 => return Ok(BatchReply::Foreign),
+        _ => return Err(Malformed("unknown tag of a batch")),
+    }
+    let memory = input.memory()?;
+    let list = input.vid()?;
+    let now_us = input.number()?;
+    let answers = (0..input.array()?).map(|_| decode_answer(&mut input, now_us)).collect::<Result<_, _>>()?;
+    let writes = Some(input.number()?).filter(|writes| *writes != 0);
+    Ok(BatchReply::Done { memory, list, now_us, answers, writes })
+}
+
+fn decode_answer(input: &mut Reader<'_>, now_us: u64) -> Result<Option<Answer>, Malformed> {
+    if input.is_number() {
+        return match input.number()? {
+            1 => Ok(Some(Answer::Accepted)),
+            7 => Ok(Some(Answer::TooFarAhead)),
+            8 => Ok(Some(Answer::NotServing)),
+            10 => Ok(None),
+            11 => Ok(Some(Answer::Wiping)),
+            _ => Err(Malformed("unknown answer")),
+        };
+    }
+    input.array()?;
+    let answer = match input.number()? {
+        2 if input.is_false() => Answer::Record(None),
+        2 => Answer::Record(Some(decode_record(input.bytes()?, now_us)?)),
+        3 => Answer::Promised { record: decode_record(input.bytes()?, now_us)?, floor: input.vid()? },
+        4 => Answer::Held { record: decode_record(input.bytes()?, now_us)? },
+        5 => Answer::Conflict { promise: input.ballot()? },
+        6 => {
+            let names = (0..input.array()?).map(|_| Ok(String::from_utf8_lossy(input.bytes()?).into_owned()));
+            Answer::Names(names.collect::<Result<_, Malformed>>()?)
+        }
+        12 => Answer::Page(decode_page(input)?),
+        13 => {
+            let held = (0..input.array()?).map(|_| decode_held(input));
+            Answer::Ballots(held.collect::<Result<_, Malformed>>()?)
+        }
+        14 => Answer::Forgotten(input.number()?),
+        15 => Answer::Reported(decode_reported(input)?),
+        9 => Answer::Failed { message: String::from_utf8_lossy(input.bytes()?).into_owned() },
+        _ => return Err(Malformed("unknown answer")),
+    };
+    Ok(Some(answer))
+}
+
+fn decode_page(input: &mut Reader<'_>) -> Result<Page, Malformed> {
+    let (cursor, floor) = (Bytes::copy_from_slice(input.bytes()?), input.ballot()?);
+    let rows = (0..input.array()? / 2).map(|_| {
+        let key = input.key()?;
+        let raw = if input.is_false() { None } else { Some(Bytes::copy_from_slice(input.bytes()?)) };
+        Ok((key, raw))
+    });
+    Ok(Page { cursor, rows: rows.collect::<Result<_, Malformed>>()?, floor })
+}
+
+fn decode_held(input: &mut Reader<'_>) -> Result<Option<Held>, Malformed> {
+    if input.is_false() {
+        return Ok(None);
+    }
+    input.array()?;
+    let (ballot, promise) = (input.ballot()?, input.ballot()?);
+    Ok(Some(Held { ballot, promise, copied: input.number()? != 0, listed: input.number()? != 0 }))
+}
+
+fn decode_reported(input: &mut Reader<'_>) -> Result<Reported, Malformed> {
+    let told = (0..input.array()? / 4).map(|_| {
+        let unreached = Duration::from_micros(input.number()?);
+        Ok(Told { unreached, memory: input.memory()?, writes: input.number()?, notes: input.number()? })
+    });
+    let nodes = told.collect::<Result<_, Malformed>>()?;
+    let (aside, writes, phase) = (input.memory()?, input.number()?, input.number()?);
+    let join = JoinState {
+        wiping: phase == WIPING,
+        merged: input.number()?,
+        idle: Duration::from_micros(input.number()?),
+    };
+    Ok(Reported { nodes, aside, writes, join: (phase != SERVING).then_some(join) })
+}
+
+/// Reads a record in its stored form and works out the ages.
+///
+/// # Errors
+/// [`Malformed`] for anything that `accept` does not store.
+pub fn decode_record(raw: &[u8], now_us: u64) -> Result<Record, Malformed> {
+    let mut input = Reader(raw);
+    if input.array()? != 11 {
+        return Err(Malformed("record of 11 fields expected"));
+    }
+    let (promise, ballot, vid) = (input.ballot()?, input.ballot()?, input.vid()?);
+    let recent = input
+        .bytes()?
+        .chunks(Ballot::BYTES)
+        .map(|vid| Ballot::from_bytes(vid).ok_or(Malformed("vids of 16 bytes expected")))
+        .collect::<Result<_, _>>()?;
+    let value = Bytes::copy_from_slice(input.bytes()?);
+    let stamps = input.array()? / 2;
+    let mut ages = Vec::with_capacity(stamps);
+    for _ in 0..stamps {
+        let stamp = Stamp::from_bytes(input.bytes()?).ok_or(Malformed("stamp of 17 bytes expected"))?;
+        // Rounded down: an age must never be overstated.
+        ages.push((stamp, Duration::from_millis(now_us.saturating_sub(input.number()?) / 1000)));
+    }
+    input.number()?;
+    let copied = input.number()? != 0;
+    Ok(Record { promise, ballot, value, vid, recent, ages, copied })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn no_reply_makes_the_decoder_panic(bytes: Vec<u8>) {
+            let _ = decode(&bytes);
+        }
+    }
+}

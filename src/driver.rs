@@ -13,7 +13,7 @@ use futures::future::{self, BoxFuture, Either};
 use futures::{FutureExt, StreamExt};
 
 use crate::ids::{MemoryId, NodeIndex, ProposerId};
-use crate::members::{Board, View, Views};
+use crate::members::{Board, EventKind, View, Views};
 use crate::mutant::{self, Mutant};
 use crate::node::batch::{Batcher, Delivery, Reply};
 use crate::node::operation::{Answer, Operation};
@@ -125,6 +125,11 @@ impl Cluster {
     pub fn next_ballot(&self) -> Ballot {
         let token = self.tokens.next(self.runtime.clock.wall_unix_ms());
         Ballot { token, proposer: self.proposer }
+    }
+
+    /// Puts something that happened on the board, as of now.
+    pub fn happened(&self, kind: EventKind, node: Option<NodeIndex>, text: String) {
+        self.board.happened(self.runtime.clock.wall_unix_ms(), kind, node, text);
     }
 
     /// Asks all nodes for, or no longer for, the changes that others announce.

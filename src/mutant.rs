@@ -147,8 +147,6 @@ mutants! {
     PromotedEarly = "promoted-early",
     /// A joining node is copied to from one node only; section 2.
     CopiedFromOne = "copied-from-one",
-    /// The copy begins before the list with the joining node was read as agreed on; section 2.
-    CopiedTooSoon = "copied-too-soon",
     /// What q members hold is forgotten, whatever the others do; section 5.
     ForgottenByQuorum = "forgotten-by-quorum",
     /// Forgetting goes on while a node is joining; section 5.

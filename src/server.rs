@@ -134,8 +134,11 @@ impl Daemon {
         let cluster = Arc::new(Cluster::new(size, nodes, proposer, runtime.clone()));
         let locks = Arc::new(Locks::new(cluster.clone(), lock_settings(settings)));
         router.locks.get_or_init(|| locks.clone());
-        let membership =
-            MembershipSettings { bootstrap: settings.cluster.bootstrap, ttl_max: settings.locks.ttl_max };
+        let membership = MembershipSettings {
+            bootstrap: settings.cluster.bootstrap,
+            ttl_max: settings.locks.ttl_max,
+            ..MembershipSettings::default()
+        };
         runtime.spawner.spawn(Membership::new(cluster.clone(), membership).run().boxed());
         let (sender, can_serve) = watch::channel(false);
         runtime.spawner.spawn(watch_quorum(cluster.clone(), router, sender).boxed());

@@ -1,6 +1,6 @@
 //! The simulation: real code, virtual time, one seed. Asks for the feature `sim`.
 //!
-//! `SIM_SEED=7` replays one seed with its trace, `SIM_MUTANT=aged-by-one` with a mechanism out. `SIM_SEEDS=1000` runs so
+//! `SIM_SEED=7` replays one seed with its trace, `SIM_MUTANT=aged-by-one` with a mechanism out, `SIM_LOG=1` with the logs. `SIM_SEEDS=1000` runs so
 //! many from `SIM_FROM` on, on all cores; `tests/seeds` does that with optimised code.
 #![cfg(feature = "sim")]
 
@@ -34,6 +34,10 @@ fn one_seed_with_its_trace() {
     let mutant = std::env::var("SIM_MUTANT").ok();
     let mutant = mutant.map(|name| Mutant::by_name(&name).unwrap_or_else(|| panic!("no mutant {name}")));
     let _out = mutant.map(switch_on);
+    if std::env::var_os("SIM_LOG").is_some() {
+        // What the daemons log, as it happens: before the trace, and without its times.
+        tracing_subscriber::fmt().without_time().with_ansi(false).with_max_level(tracing::Level::INFO).init();
+    }
     let report = run(seed);
     println!("{}", report.trace);
     assert_eq!(report.violation, None, "seed {seed}");

@@ -10,7 +10,7 @@ use crate::node::operation::{Record, Stamp};
 use crate::quorum::ClusterSize;
 use crate::token::Ballot;
 
-use super::{Entry, MemberList, State};
+use super::{Entry, Loss, MemberList, State};
 
 /// One node's answer about the list.
 #[derive(Clone, Debug, PartialEq)]
@@ -86,7 +86,7 @@ pub fn judge(answers: &[Answered], size: ClusterSize) -> Judgement {
     };
     let counting: Vec<_> = answers.iter().filter(|a| list.counts(a.node, a.memory)).collect();
     if counting.len() < size.quorum() {
-        let founding_stuck = all && list.founding;
+        let founding_stuck = all && list.founding && !list.is_recovering();
         return Judgement::TooFew { counted: counting.len(), founding_stuck, record, list };
     }
     let agreed = counting
@@ -118,14 +118,35 @@ fn age_of(answer: &Answered, stamp: Stamp) -> Option<std::time::Duration> {
 pub enum MemberChange {
     /// The founding is confirmed: q members have their memory.
     ConfirmFounding,
-    /// A member answered without its listed memory.
+    /// A member answered without its listed memory, or a join is started over, or a node that was out is back.
     Rejoin {
         /// Which node.
         node: NodeIndex,
-        /// The memory that it has lost.
-        lost: MemoryId,
+        /// What the list says of it.
+        was: Entry,
         /// The memory that it will get.
         fresh: MemoryId,
+    },
+    /// The copy to a joining node is complete.
+    Promote {
+        /// Which node.
+        node: NodeIndex,
+        /// The memory whose `end_join` succeeded.
+        memory: MemoryId,
+    },
+    /// Nobody has reached a node for long.
+    PutOut {
+        /// Which node.
+        node: NodeIndex,
+        /// What the list says of it.
+        was: Entry,
+        /// q.
+        quorum: usize,
+    },
+    /// What was kept has been merged, and q nodes have it all.
+    ConfirmRecovery {
+        /// The entries of that very recovery.
+        entries: Vec<Entry>,
     },
     /// A daemon may grant longer leases than the list knows of.
     RaiseTtl {
@@ -134,16 +155,53 @@ pub enum MemberChange {
     },
 }
 
+impl std::fmt::Display for MemberChange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            MemberChange::ConfirmFounding => f.write_str("the founding is confirmed"),
+            MemberChange::Rejoin { node, .. } => write!(f, "node {node} is to join again"),
+            MemberChange::Promote { node, .. } => write!(f, "node {node} is a member"),
+            MemberChange::PutOut { node, .. } => write!(f, "node {node} is out"),
+            MemberChange::ConfirmRecovery { .. } => f.write_str("the recovery is confirmed"),
+            MemberChange::RaiseTtl { ttl_max_ms } => write!(f, "the longest TTL is {ttl_max_ms} ms"),
+        }
+    }
+}
+
 impl MemberChange {
     /// The new list; `None` where there is nothing to do (any more).
     pub fn apply(&self, old: &MemberList) -> Option<MemberList> {
         let mut list = old.clone();
         match self {
+            MemberChange::ConfirmFounding if list.is_recovering() => return None,
             MemberChange::ConfirmFounding => list.founding = false,
-            MemberChange::Rejoin { node, lost, fresh } => {
+            MemberChange::Rejoin { node, was, fresh } => {
                 let entry = list.entries.get_mut(usize::from(node.0))?;
-                if *entry == (Entry { state: State::Member, memory: *lost }) {
+                if entry == was {
                     *entry = Entry { state: State::Joining, memory: *fresh };
+                }
+            }
+            MemberChange::Promote { node, memory } => {
+                let entry = list.entries.get_mut(usize::from(node.0))?;
+                if *entry == (Entry { state: State::Joining, memory: *memory }) {
+                    entry.state = State::Member;
+                }
+            }
+            MemberChange::PutOut { node, was, quorum } => {
+                let others =
+                    list.entries.iter().enumerate().filter(|(index, entry)| {
+                        *index != usize::from(node.0) && entry.state == State::Member
+                    });
+                let enough = others.count() >= *quorum;
+                let entry = list.entries.get_mut(usize::from(node.0))?;
+                if entry == was && enough {
+                    entry.state = State::Out;
+                }
+            }
+            MemberChange::ConfirmRecovery { entries } => {
+                if list.is_recovering() && list.entries == *entries {
+                    list.founding = false;
+                    list.before = Vec::new();
                 }
             }
             MemberChange::RaiseTtl { ttl_max_ms } => list.ttl_max_ms = list.ttl_max_ms.max(*ttl_max_ms),
@@ -173,7 +231,7 @@ pub fn founding_list(
             memory: memory_of(index, fresh).unwrap_or(fresh),
         })
         .collect();
-    MemberList { entries, founding: true, ttl_max_ms, recovery }
+    MemberList { entries, founding: true, ttl_max_ms, recovery, loss: Loss::None, before: Vec::new() }
 }
 
 #[cfg(test)]
@@ -189,7 +247,14 @@ mod tests {
 
     fn list() -> MemberList {
         let entries = (1..=3).map(|id| Entry { state: State::Member, memory: MemoryId(id) }).collect();
-        MemberList { entries, founding: false, ttl_max_ms: 1000, recovery: None }
+        MemberList {
+            entries,
+            founding: false,
+            ttl_max_ms: 1000,
+            recovery: None,
+            loss: Loss::None,
+            before: Vec::new(),
+        }
     }
 
     fn record(token: u64, list: &MemberList) -> Record {
@@ -227,9 +292,9 @@ mod tests {
 
     #[test]
     fn a_newer_list_on_one_node_is_finished_before_anybody_goes_by_it() {
-        let newer = MemberChange::Rejoin { node: NodeIndex(2), lost: MemoryId(3), fresh: MemoryId(7) }
-            .apply(&list())
-            .unwrap();
+        let was = list().entries[2];
+        let newer =
+            MemberChange::Rejoin { node: NodeIndex(2), was, fresh: MemoryId(7) }.apply(&list()).unwrap();
         let answers = [answered(0, 1, Some(record(6, &newer))), answered(1, 2, Some(record(5, &list())))];
         assert!(matches!(judge(&answers, three()), Judgement::Unfinished { list, .. } if list == newer));
         let answers = [answered(0, 1, Some(record(6, &newer))), answered(2, 3, Some(record(5, &list())))];
@@ -277,10 +342,25 @@ mod tests {
 
     #[test]
     fn changes_apply_only_to_what_they_were_meant_for() {
-        let rejoin = MemberChange::Rejoin { node: NodeIndex(1), lost: MemoryId(2), fresh: MemoryId(8) };
-        let joined = rejoin.apply(&list()).unwrap();
-        assert_eq!(joined.entries[1], Entry { state: State::Joining, memory: MemoryId(8) });
-        assert_eq!(rejoin.apply(&joined), None, "once");
+        let was = list().entries[1];
+        let rejoin = MemberChange::Rejoin { node: NodeIndex(1), was, fresh: MemoryId(8) };
+        let joining = rejoin.apply(&list()).unwrap();
+        assert_eq!(joining.entries[1], Entry { state: State::Joining, memory: MemoryId(8) });
+        assert_eq!(rejoin.apply(&joining), None, "once");
+        let promote = |id| MemberChange::Promote { node: NodeIndex(1), memory: MemoryId(id) };
+        assert_eq!(promote(2).apply(&joining), None, "another memory");
+        let joined = promote(8).apply(&joining).unwrap();
+        assert_eq!(joined.entries[1], Entry { state: State::Member, memory: MemoryId(8) });
+        assert_eq!(promote(8).apply(&joined), None, "once");
+        let put_out = |index: u8, list: &MemberList| {
+            let was = list.entries[usize::from(index)];
+            MemberChange::PutOut { node: NodeIndex(index), was, quorum: 2 }.apply(list)
+        };
+        let out = put_out(1, &joining).unwrap();
+        assert_eq!(out.entries[1].state, State::Out);
+        assert_eq!(put_out(0, &out), None, "q members stay");
+        let back = MemberChange::Rejoin { node: NodeIndex(1), was: out.entries[1], fresh: MemoryId(9) };
+        assert_eq!(back.apply(&out).unwrap().entries[1].state, State::Joining);
         assert_eq!(MemberChange::RaiseTtl { ttl_max_ms: 10 }.apply(&list()), None, "it only grows");
         assert_eq!(MemberChange::ConfirmFounding.apply(&list()), None);
     }

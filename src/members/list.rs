@@ -39,6 +39,23 @@ pub struct MemberList {
     pub ttl_max_ms: u64,
     /// Set by a recovery, or a founding without the operator's word: no new locks until it has aged by the longest TTL.
     pub recovery: Option<Stamp>,
+    /// What the last recovery had to go by.
+    pub loss: Loss,
+    /// While a recovery is not confirmed: the entries before it, by which it is judged who kept what.
+    pub before: Vec<Entry>,
+}
+
+/// What a recovery may have lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Loss {
+    /// There was no recovery.
+    None,
+    /// q nodes came back with what they had, as far as anybody remembers. What they had not written through is gone.
+    LatestWrites,
+    /// Fewer than q nodes kept what they had: writes may be gone, and what was removed may be back.
+    Anything,
+    /// Not all nodes answered, and the operator had said to go on without them.
+    NotAsked,
 }
 
 impl MemberList {
@@ -56,6 +73,11 @@ impl MemberList {
     /// The longest TTL.
     pub fn ttl_max(&self) -> Duration {
         Duration::from_millis(self.ttl_max_ms)
+    }
+
+    /// Whether a recovery has begun and is not confirmed.
+    pub fn is_recovering(&self) -> bool {
+        self.founding && !self.before.is_empty()
     }
 
     /// As it is stored.

@@ -10,5 +10,5 @@ pub mod list;
 pub mod view;
 
 pub use board::{Board, EventKind};
-pub use list::{Entry, MemberList, State};
+pub use list::{Entry, Loss, MemberList, State};
 pub use view::{View, Views};

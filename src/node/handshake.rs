@@ -169,6 +169,16 @@ pub fn recorded(identity: &Identity, index: NodeIndex, record: &[u8]) -> Result<
     Ok(NodeRecord { run_id: run_id.unwrap_or_default(), memory: fields.memory() })
 }
 
+/// The memory in a node record as it is stored, of whatever node, if it is of this run.
+pub fn memory_of(record: &[u8], run_id: &str) -> Option<MemoryId> {
+    let mut fields = Fields(record);
+    fields.array();
+    let (_format, _cluster, _nodes, _index) =
+        (fields.number(), fields.text(), fields.number(), fields.number());
+    let of_this_run = fields.text() == Some(run_id.as_bytes());
+    fields.memory().filter(|_| of_this_run)
+}
+
 /// Whether a node record as it is stored has no memory, now or kept aside.
 pub fn is_blank(record: &[u8]) -> bool {
     let mut fields = Fields(record);

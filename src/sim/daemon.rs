@@ -158,6 +158,14 @@ impl Daemons {
         (!living.is_empty()).then(|| living[random.index(living.len())].clone())
     }
 
+    /// Whether a node remembers all that it ever took: it has the memory that a list names, as a member.
+    pub fn is_whole(&self, node: usize) -> bool {
+        let index = NodeIndex(node as u8);
+        let memory = self.hosts[node].memory();
+        let lists = self.living().into_iter().filter_map(|daemon| daemon.cluster.views.current());
+        self.hosts[node].server.is_up() && lists.into_iter().any(|view| view.list.counts(index, memory))
+    }
+
     /// A daemon dies, at any of its awaits.
     pub fn kill(&self, daemon: &SimDaemon) {
         daemon.alive.store(false, Ordering::Relaxed);
@@ -206,7 +214,11 @@ impl Daemons {
         let locks = Locks::new(cluster.clone(), LockSettings::default());
         *room.lock().expect(LOCKED) = Some(locks.clone());
         let cells = Registers::new(cluster.clone(), LockSettings::default().patience);
-        let membership = MembershipSettings { bootstrap: self.bootstrap, ttl_max: Duration::from_secs(10) };
+        let membership = MembershipSettings {
+            bootstrap: self.bootstrap,
+            ttl_max: Duration::from_secs(10),
+            ..MembershipSettings::default()
+        };
         runtime.spawner.spawn(Membership::new(cluster.clone(), membership).run().boxed());
         let world = self.world.clone();
         Arc::new(SimDaemon { actor, clock, locks, cells, cluster, links, world, alive, room })

@@ -1,6 +1,7 @@
 //! The faults of a run, one after another, and the healing at the end.
 //!
-//! Bounded by what is promised (`docs/protocol.md`): fewer than q nodes lose their memory, fewer than q clocks jump.
+//! Bounded by what is promised (`docs/protocol.md`): at any time fewer than q nodes have lost their memory and are not
+//! members again, unless all restart at once and keep what they had; fewer than q clocks jump.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +47,8 @@ pub enum Fault {
     Jump,
     /// A server stops, and starts with all, most, some or none of its data.
     Crash,
+    /// All servers stop at once, and start with what they had.
+    PowerCut,
     /// An operator sends FLUSHALL.
     FlushAll,
     /// An operator sends SCRIPT FLUSH.
@@ -54,7 +57,7 @@ pub enum Fault {
 
 impl Fault {
     /// All kinds.
-    pub const ALL: [Fault; 12] = [
+    pub const ALL: [Fault; 13] = [
         Self::Pause,
         Self::Suspend,
         Self::Kill,
@@ -65,6 +68,7 @@ impl Fault {
         Self::Slow,
         Self::Jump,
         Self::Crash,
+        Self::PowerCut,
         Self::FlushAll,
         Self::FlushScripts,
     ];
@@ -92,7 +96,6 @@ impl Rage {
     /// Rages, then heals.
     pub async fn run(mut self) {
         let fewer = self.daemons.size().quorum() - 1;
-        let may_forget = self.random.pick(self.hosts.len(), fewer);
         let may_jump = self.random.pick(self.hosts.len(), fewer);
         let end = self.world.now() + self.options.faults_for;
         self.keep_snapshots();
@@ -103,7 +106,7 @@ impl Rage {
             let fault = self.options.faults[self.random.index(self.options.faults.len())];
             let nodes = match fault {
                 Fault::Jump => &may_jump,
-                Fault::Crash | Fault::FlushAll => &may_forget,
+                Fault::Crash | Fault::FlushAll => &self.may_forget(),
                 _ => &(0..self.hosts.len()).collect::<Vec<_>>(),
             };
             if !nodes.is_empty() {
@@ -113,6 +116,14 @@ impl Rage {
         }
         self.world.sleep_until(end).await;
         self.heal();
+    }
+
+    /// Nodes that may lose their memory now.
+    fn may_forget(&self) -> Vec<usize> {
+        let all = 0..self.hosts.len();
+        let lost: Vec<usize> = all.clone().filter(|node| !self.daemons.is_whole(*node)).collect();
+        let quorum = self.daemons.size().quorum();
+        all.filter(|node| lost.len() + usize::from(!lost.contains(node)) < quorum).collect()
     }
 
     fn keep_snapshots(&self) {
@@ -177,6 +188,14 @@ impl Rage {
                 self.hosts[node].set_clock(jump);
             }
             Fault::Crash => self.crash(node),
+            Fault::PowerCut => {
+                let down = self.length(CUT_MS_MAX);
+                self.say(format_args!("all nodes stop, and start with what they had after up to {down:?}"));
+                for node in 0..self.hosts.len() {
+                    let down = Duration::from_millis(self.random.below(down.as_millis().max(1) as u64));
+                    self.stop_for(node, down, Remains::Everything);
+                }
+            }
             Fault::FlushAll => {
                 self.say(format_args!("node {node} is sent FLUSHALL"));
                 self.hosts[node].server.edit(|keyspace| *keyspace = Keyspace::default());
@@ -262,6 +281,10 @@ impl Rage {
         let remains = Remains::draw(&mut self.random);
         let down = if self.random.chance(50) { self.length(CUT_MS_MAX) } else { Duration::ZERO };
         self.say(format_args!("node {node} stops, and after {down:?} starts with: {remains:?}"));
+        self.stop_for(node, down, remains);
+    }
+
+    fn stop_for(&mut self, node: usize, down: Duration, remains: Remains) {
         let host = self.hosts[node].clone();
         if down.is_zero() {
             return host.restart(remains, &mut self.random);

@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use super::random::Random;
 use super::world::World;
-use crate::node::embedded::{After, EmbeddedServer, Keyspace};
+use crate::ids::MemoryId;
+use crate::node::embedded::{After, EmbeddedServer, Entry, Keyspace};
+use crate::node::handshake;
+use crate::node::keyspace::NODE_KEY;
 use crate::runtime::Moment;
 
 /// Snapshots that a host keeps; the oldest make room, but the first stays.
@@ -107,6 +110,13 @@ impl Host {
             snapshots.remove(1);
         }
         snapshots.push_back((self.world.now(), self.server.keyspace()));
+    }
+
+    /// The memory in the node record, whoever may go by it.
+    pub fn memory(&self) -> Option<MemoryId> {
+        let keyspace = self.server.keyspace();
+        let Some(Entry::Bytes(record)) = keyspace.get(NODE_KEY.as_bytes()) else { return None };
+        handshake::memory_of(record, &self.server.run_id())
     }
 
     /// Starts the server anew with what remains.

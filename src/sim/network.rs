@@ -105,7 +105,7 @@ impl SimNode {
         weather: Arc<Weather>,
         link: Arc<Link>,
     ) -> Arc<Self> {
-        Arc::new_cyclic(|this: &Weak<Self>| {
+        let node = Arc::new_cyclic(|this: &Weak<Self>| {
             let late_hints = late(world, hints, weather.clone(), link.clone(), this.clone());
             Self {
                 world: world.clone(),
@@ -116,7 +116,12 @@ impl SimNode {
                 reconnecting: AtomicBool::new(false),
                 this: this.clone(),
             }
-        })
+        });
+        // While it is made nobody hears that the server is down.
+        if !matches!(node.inner.state(), NodeState::Ready(_)) {
+            node.reconnect();
+        }
+        node
     }
 
     /// Connects as soon as the link and the server allow it.

@@ -52,7 +52,9 @@ impl Options {
     pub fn draw(random: &mut Random) -> Self {
         let some =
             |random: &mut Random, percent, most| if random.chance(percent) { random.below(most) } else { 0 };
-        let faults = Fault::ALL.into_iter().filter(|_| random.chance(60)).collect();
+        // After a power cut nobody is served for a while; with one in most runs there would be little else.
+        let often = |fault| if fault == Fault::PowerCut { 10 } else { 60 };
+        let faults = Fault::ALL.into_iter().filter(|fault| random.chance(often(*fault))).collect();
         Self {
             nodes: [1, 3, 3, 3, 3, 3, 3, 5, 5, 7][random.index(10)],
             daemons: 1 + random.index(3),

@@ -27,6 +27,8 @@ const FOUNDING: Duration = Duration::from_secs(30);
 const SETTLING: Duration = Duration::from_secs(15);
 /// Clients come to an end within so long after the faults.
 const HEALING: Duration = Duration::from_secs(240);
+/// Nodes are members again within so long, if nothing fails any more.
+const JOINING: Duration = Duration::from_secs(120);
 /// When all clients have gone: leases and places have aged.
 const CLEARING: Duration = Duration::from_secs(20);
 /// A last visit to every lock takes no longer.
@@ -116,6 +118,11 @@ fn serves(daemon: &SimDaemon) -> bool {
 fn check_leftovers(world: &World, daemons: &Arc<Daemons>, names: u64, judge: &Arc<Judge>, idle: usize) {
     world.run_until(world.now() + CLEARING);
     let living = daemons.living();
+    let whole = || (0..daemons.size().nodes()).all(|node| daemons.is_whole(node));
+    if !world.run(world.now() + JOINING, whole) {
+        let lists: Vec<_> = living.iter().map(|daemon| daemon.cluster.complaint()).collect();
+        judge.violated(format!("not all nodes are members at the end: {lists:?}"));
+    }
     let (sender, receiver) = std::sync::mpsc::channel();
     let (visited, words) = (living.clone(), judge.clone());
     let visit = async move {

@@ -4,20 +4,24 @@
 //! It looks with a read first and prepares only to change or to finish, so that many daemons do not get in each other's
 //! way. It looks about once a second, and at once when a node's gate was closed.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future;
+use futures::{FutureExt, future};
 
+use super::joining::Joining;
+use super::recovery::{self, Recovery, RecoveryMode};
+use super::rounds;
 use crate::driver::Cluster;
 use crate::ids::{MemoryId, NodeIndex};
 use crate::limits;
+use crate::members::board::JoinProgress;
 use crate::members::change::{Answered, Judgement, MemberChange, founding_list, founding_size, judge};
-use crate::members::{MemberList, State, View};
+use crate::members::{EventKind, Loss, MemberList, State, View};
 use crate::mutant::{self, Mutant};
-use crate::node::operation::{Accept, Answer, Operation, Record, RegisterKey, Stamp};
+use crate::node::operation::{Accept, Answer, Operation, Record, Report, Reported, Stamp};
 use crate::runtime::Moment;
-use crate::token::{Ballot, Token};
 
 /// Between two looks, if nothing calls for one.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -30,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const CLEAN_FOR: Duration = Duration::from_secs(15);
 /// Drawn before a founding, so that daemons that start together do not found together.
 const FOUNDING_JITTER: Duration = Duration::from_millis(150);
+/// A join that has not moved for so long, and half as much at random, is started over.
+const STALLED: Duration = Duration::from_secs(10);
 
 /// The settings of the member list.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +44,24 @@ pub struct MembershipSettings {
     pub bootstrap: bool,
     /// The longest TTL that this daemon grants.
     pub ttl_max: Duration,
+    /// Records a second that a join copies; zero for no limit.
+    pub rejoin_rate: u64,
+    /// What happens when fewer than q nodes have their memory.
+    pub recovery: RecoveryMode,
+    /// A node that no daemon has reached for so long is put out.
+    pub out_after: Duration,
+}
+
+impl Default for MembershipSettings {
+    fn default() -> Self {
+        Self {
+            bootstrap: false,
+            ttl_max: limits::TTL_MAX,
+            rejoin_rate: limits::REJOIN_RATE,
+            recovery: RecoveryMode::default(),
+            out_after: limits::OUT_AFTER,
+        }
+    }
 }
 
 /// The task. See the module.
@@ -54,6 +78,20 @@ pub struct Membership {
     seen_list: bool,
     /// When this daemon last saw all N nodes without a record and without a memory.
     seen_clean: Option<Moment>,
+    /// Ids of memories that this daemon has proposed, and that have not begun.
+    made: BTreeSet<MemoryId>,
+    /// Joins that this daemon watches: what was seen last, and since when.
+    watched: BTreeMap<NodeIndex, (Watched, Moment)>,
+    recovery: Recovery,
+}
+
+/// How far a join is, as others see it: whether it moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Watched {
+    memory: MemoryId,
+    answered: Option<MemoryId>,
+    merged: u64,
+    wiping: bool,
 }
 
 /// What a look at the list led to.
@@ -69,6 +107,7 @@ impl Membership {
     /// A task for this cluster; [`Membership::run`] runs it.
     pub fn new(cluster: Arc<Cluster>, settings: MembershipSettings) -> Self {
         let started = cluster.runtime.clock.now();
+        let recovery = Recovery::new(cluster.clone(), settings.recovery);
         Self {
             cluster,
             settings,
@@ -77,6 +116,9 @@ impl Membership {
             started,
             seen_list: false,
             seen_clean: None,
+            made: BTreeSet::new(),
+            watched: BTreeMap::new(),
+            recovery,
         }
     }
 
@@ -104,7 +146,7 @@ impl Membership {
     }
 
     async fn look(&mut self) -> Next {
-        let answers = self.ask(&Operation::Read { key: RegisterKey::members() }).await;
+        let answers = rounds::read(&self.cluster).await;
         let judgement = judge(&answers, self.cluster.size);
         self.seen_list |= !matches!(judgement, Judgement::Absent { .. });
         match judgement {
@@ -113,17 +155,20 @@ impl Membership {
             }
             Judgement::Unfinished { record, list } => {
                 self.say(format!("the member list {} is not agreed on yet", record.ballot));
+                if list.is_recovering() {
+                    return self.recover(&list, &answers).await;
+                }
                 let patience = if list.founding { PATIENCE } else { PATIENCE / 10 };
                 if self.is_stuck_for(patience) {
                     match list.founding {
                         true => self.found(Some(&list)).await,
-                        false => _ = self.change(None).await,
+                        false => _ = rounds::change(&self.cluster, None).await,
                     }
                 }
                 Next::Again
             }
             Judgement::TooFew { counted, founding_stuck, list, .. } => {
-                self.on_too_few(counted, founding_stuck, &list).await
+                self.on_too_few(counted, founding_stuck, &list, &answers).await
             }
             Judgement::Absent { new_cluster: true } if self.may_found() => {
                 self.found(None).await;
@@ -154,12 +199,15 @@ impl Membership {
         recovered: bool,
         answers: &[Answered],
     ) -> Next {
+        if list.is_recovering() {
+            return self.recover(&list, answers).await;
+        }
         if list.founding && !mutant::is_on(Mutant::FoundingServed) {
             // The founder confirms as soon as it has given every node its memory; others only if it does not.
             if self.is_stuck_for(PATIENCE) {
                 let all = answers.iter().all(|answer| list.counts(answer.node, answer.memory));
                 if all || answers.len() < self.cluster.size.nodes() {
-                    self.change(Some(MemberChange::ConfirmFounding)).await;
+                    rounds::change(&self.cluster, Some(MemberChange::ConfirmFounding)).await;
                 } else {
                     self.found(Some(&list)).await;
                 }
@@ -167,20 +215,28 @@ impl Membership {
             return Next::Again;
         }
         self.stuck_since = None;
+        self.recovery.over();
         let view = View { vid: record.vid, grants: recovered, list };
         if self.cluster.views.current().as_deref() != Some(&view) {
             let members = view.list.entries.iter().filter(|entry| entry.state == State::Member).count();
             tracing::info!(list = %view.vid, members, grants = view.grants, "going by a member list");
             self.said.clear();
+            self.tell(&view);
             self.cluster.views.install(view.clone());
         }
+        self.begin_joins(&view);
         let mut next = Next::Rest;
         if !behind.is_empty() {
             next = self.bring_up_to_date(&record, &view.list, behind).await;
         }
-        if let Some(change) = self.wish(&view.list, answers) {
-            if self.change(Some(change.clone())).await {
-                tracing::warn!(?change, "the member list was changed");
+        let stalled = self.stalled_join(&view.list, answers).await;
+        if let Some(change) = self.wish(&view.list, answers, stalled) {
+            if let MemberChange::Rejoin { fresh, .. } = &change {
+                // Before it is sent: whoever reads it as agreed on must know whose it is.
+                self.made.insert(*fresh);
+            }
+            if rounds::change(&self.cluster, Some(change.clone())).await {
+                tracing::warn!(%change, "the member list was changed");
             }
             next = Next::Again;
         }
@@ -188,25 +244,141 @@ impl Membership {
     }
 
     /// What this daemon would change in the list.
-    fn wish(&self, list: &MemberList, answers: &[Answered]) -> Option<MemberChange> {
-        let lost = answers.iter().find_map(|answer| {
-            let entry = list.entry(answer.node)?;
-            let lost = entry.state == State::Member && answer.memory != Some(entry.memory);
-            lost.then_some((answer.node, entry.memory))
+    fn wish(
+        &self,
+        list: &MemberList,
+        answers: &[Answered],
+        stalled: Option<NodeIndex>,
+    ) -> Option<MemberChange> {
+        let back = answers.iter().find_map(|answer| {
+            let entry = *list.entry(answer.node)?;
+            let starts = match entry.state {
+                State::Member => answer.memory != Some(entry.memory),
+                State::Joining => stalled == Some(answer.node),
+                State::Out => true,
+            };
+            starts.then_some((answer.node, entry))
         });
-        if let Some((node, lost)) = lost {
-            return Some(MemberChange::Rejoin { node, lost, fresh: self.fresh_memory() });
+        if let Some((node, was)) = back {
+            let fresh = rounds::fresh_memory(&self.cluster);
+            return Some(MemberChange::Rejoin { node, was, fresh });
         }
         let ttl_max_ms = u64::try_from(self.settings.ttl_max.as_millis()).unwrap_or(u64::MAX);
         (ttl_max_ms > list.ttl_max_ms).then_some(MemberChange::RaiseTtl { ttl_max_ms })
     }
 
-    async fn on_too_few(&mut self, counted: usize, founding_stuck: bool, list: &MemberList) -> Next {
+    /// Runs the joins whose id this daemon has made, each once.
+    fn begin_joins(&mut self, view: &View) {
+        for (node, entry) in self.cluster.size.indexes().zip(&view.list.entries) {
+            if entry.state == State::Joining && self.made.remove(&entry.memory) {
+                let joining = Joining {
+                    cluster: self.cluster.clone(),
+                    node,
+                    memory: entry.memory,
+                    list: view.vid,
+                    rate: self.settings.rejoin_rate,
+                };
+                self.cluster.runtime.spawner.spawn(joining.run().boxed());
+            }
+        }
+    }
+
+    /// A node that answers and whose join has not moved for long, by its own word.
+    async fn stalled_join(&mut self, list: &MemberList, answers: &[Answered]) -> Option<NodeIndex> {
+        let joining = |node: NodeIndex| list.entry(node).filter(|entry| entry.state == State::Joining);
+        self.watched.retain(|node, (seen, _)| joining(*node).is_some_and(|e| e.memory == seen.memory));
+        let (runtime, mut stalled) = (self.cluster.runtime.clone(), None);
+        for answer in answers {
+            let Some(entry) = joining(answer.node) else { continue };
+            let report = Operation::Report(Report::default());
+            let Some((answered, Answer::Reported(Reported { join, .. }))) =
+                rounds::ask_one(&self.cluster, answer.node, &report).await
+            else {
+                continue;
+            };
+            let join = join.filter(|_| answered == Some(entry.memory));
+            let seen = Watched {
+                memory: entry.memory,
+                answered,
+                merged: join.map_or(0, |join| join.merged),
+                wiping: join.is_some_and(|join| join.wiping),
+            };
+            if let (Some(join), false) = (join, self.made.contains(&entry.memory)) {
+                let progress = JoinProgress { wiping: join.wiping, merged: join.merged, expected: None };
+                self.cluster.board.note(answer.node, |notes| notes.join = Some(progress));
+            }
+            let now = runtime.clock.now();
+            let (last, since) = self.watched.entry(answer.node).or_insert((seen, now));
+            // While old data goes nothing is counted, but the node notes each step.
+            let moves = *last != seen || join.is_some_and(|join| join.wiping && join.idle < STALLED);
+            if moves {
+                (*last, *since) = (seen, now);
+            } else if now.since(*since) > STALLED + runtime.entropy.jitter(STALLED / 2) {
+                *since = now;
+                stalled = Some(answer.node);
+            }
+        }
+        stalled
+    }
+
+    /// What a new list says, for people.
+    fn tell(&self, view: &View) {
+        let before = self.cluster.views.current();
+        for (node, entry) in self.cluster.size.indexes().zip(&view.list.entries) {
+            let was = before.as_ref().and_then(|before| before.list.entry(node)).copied();
+            let text = match (was.map(|was| was.state), entry.state) {
+                (was, State::Joining) if was != Some(State::Joining) => {
+                    format!(
+                        "node {node} lost its memory (a restart, FLUSHALL or a new server) and joins again"
+                    )
+                }
+                (was, State::Out) if was != Some(State::Out) => {
+                    format!(
+                        "node {node} is out: no daemon has reached it for long. It joins again when it is back"
+                    )
+                }
+                (Some(State::Joining | State::Out), State::Member) => {
+                    self.cluster.board.note(node, |notes| notes.join = None);
+                    format!("node {node} is a member again")
+                }
+                _ => continue,
+            };
+            let kind = match entry.state {
+                State::Member => EventKind::Joined,
+                State::Joining => EventKind::MemoryLost,
+                State::Out => EventKind::PutOut,
+            };
+            self.cluster.happened(kind, Some(node), text);
+        }
+        let told = before.is_none_or(|before| before.list.recovery != view.list.recovery);
+        if view.list.loss != Loss::None && told {
+            recovery::tell(&self.cluster, view.list.loss, &view.list);
+        }
+    }
+
+    /// Fewer than q nodes have their memory, or a recovery from that is not confirmed.
+    async fn recover(&mut self, list: &MemberList, answers: &[Answered]) -> Next {
+        if let Some(words) = self.recovery.step(list, answers).await {
+            self.say(words);
+        }
+        Next::Again
+    }
+
+    async fn on_too_few(
+        &mut self,
+        counted: usize,
+        founding_stuck: bool,
+        list: &MemberList,
+        answers: &[Answered],
+    ) -> Next {
         if founding_stuck {
             if self.is_stuck_for(PATIENCE) {
                 self.found(Some(list)).await;
             }
             return Next::Again;
+        }
+        if !list.founding || list.is_recovering() {
+            return self.recover(list, answers).await;
         }
         let quorum = self.cluster.size.quorum();
         self.say(format!(
@@ -227,7 +399,7 @@ impl Membership {
         let runtime = self.cluster.runtime.clone();
         let jitter = runtime.entropy.jitter(FOUNDING_JITTER);
         runtime.clock.sleep_until(runtime.clock.now() + jitter).await;
-        let answers = self.ask(&Operation::Read { key: RegisterKey::members() }).await;
+        let answers = rounds::read(&self.cluster).await;
         let clean = matches!(judge(&answers, self.cluster.size), Judgement::Absent { new_cluster: true });
         if clean {
             self.seen_clean = Some(runtime.clock.now());
@@ -236,7 +408,7 @@ impl Membership {
             return;
         }
         let ballot = self.cluster.next_ballot();
-        let promised = self.promises(ballot).await;
+        let promised = rounds::promises(&self.cluster, ballot).await;
         let all = founding_size(self.cluster.size);
         if promised.len() < all {
             return;
@@ -253,7 +425,7 @@ impl Membership {
             }
             _ => return,
         };
-        let fresh = self.cluster.size.indexes().map(|_| self.fresh_memory()).collect();
+        let fresh = self.cluster.size.indexes().map(|_| rounds::fresh_memory(&self.cluster)).collect();
         // The operator's word is for a clean founding. Where something was there, what it held may be still held; but
         // not where this very daemon saw a moment ago that there was nothing, and nobody has served since.
         let seen_clean = self.seen_clean.is_some_and(|at| runtime.clock.now().since(at) < CLEAN_FOR);
@@ -263,7 +435,7 @@ impl Membership {
         let ttl_max_ms = u64::try_from(self.settings.ttl_max.as_millis()).unwrap_or(u64::MAX);
         let list =
             founding_list(fresh, kept.as_ref().map(|list| (list, &promised[..])), ttl_max_ms, recovery);
-        let accept = self.accept_of(ballot, ballot, base.as_ref(), &list);
+        let accept = rounds::accept_of(ballot, ballot, base.as_ref(), &list);
         let accepted = self.cluster.ask_all(&Operation::Accept(Arc::new(accept))).await;
         if accepted.iter().filter(|(_, _, answer)| *answer == Answer::Accepted).count() < all {
             return;
@@ -282,98 +454,25 @@ impl Membership {
             // Another daemon came in between. Once more, for those that went away empty-handed.
             return;
         }
-        if self.change(Some(MemberChange::ConfirmFounding)).await {
+        if rounds::change(&self.cluster, Some(MemberChange::ConfirmFounding)).await {
             let nodes = self.cluster.size.nodes();
             tracing::info!(nodes, waiting = !trusted, "a new cluster was founded");
         }
     }
 
-    /// Changes the list, or with `None` finishes what is half written. `true` when q members took the new list.
-    async fn change(&mut self, change: Option<MemberChange>) -> bool {
-        let ballot = self.cluster.next_ballot();
-        let promised = self.promises(ballot).await;
-        let (Judgement::Committed { record, list, .. } | Judgement::Unfinished { record, list }) =
-            judge(&promised, self.cluster.size)
-        else {
-            return false;
-        };
-        let changed = change.and_then(|change| change.apply(&list));
-        let applied = changed.is_some();
-        let accept = match &changed {
-            Some(new) => self.accept_of(ballot, ballot, Some(&record), new),
-            None => self.accept_of(ballot, record.vid, Some(&record), &list),
-        };
-        let answers = self.cluster.ask_all(&Operation::Accept(Arc::new(accept))).await;
-        // Whose answer counts is said by the list that is being changed.
-        let taken = answers
-            .iter()
-            .filter(|(node, memory, answer)| *answer == Answer::Accepted && list.counts(*node, *memory));
-        applied && taken.count() >= self.cluster.size.quorum()
-    }
-
     /// The committed list, to the nodes that do not have it.
     async fn bring_up_to_date(&mut self, record: &Record, list: &MemberList, behind: Vec<NodeIndex>) -> Next {
-        let accept = self.accept_of(record.ballot, record.vid, None, list);
+        let accept = rounds::accept_of(record.ballot, record.vid, None, list);
         let accept = Accept { recent: record.recent.clone(), value: record.value.clone(), ..accept };
         let encoded = Operation::Accept(Arc::new(accept)).encode();
         let answers = self.cluster.ask(behind.into_iter().map(|node| (node, encoded.clone()))).await;
         let refused = answers.iter().any(|(_, _, answer)| *answer != Answer::Accepted);
         if refused {
             // It has promised a higher ballot: only a round above that reaches it.
-            self.change(None).await;
+            rounds::change(&self.cluster, None).await;
         }
         self.cluster.views.nodes_updated();
         if refused { Next::Again } else { Next::Rest }
-    }
-
-    fn accept_of(&self, ballot: Ballot, vid: Ballot, base: Option<&Record>, list: &MemberList) -> Accept {
-        let recent = match base {
-            Some(base) if base.vid == vid => base.recent.clone(),
-            Some(base) => std::iter::once(base.vid)
-                .chain(base.recent.iter().copied())
-                .take(limits::RECENT_MAX)
-                .collect(),
-            None => vec![Ballot::ZERO],
-        };
-        Accept {
-            key: RegisterKey::members(),
-            ballot,
-            value: list.encode().into(),
-            vid,
-            recent,
-            stamps: list.recovery.into_iter().collect(),
-            guard: Duration::ZERO,
-            listed: false,
-            next: Token::ZERO,
-            announce: false,
-            wake: Vec::new(),
-        }
-    }
-
-    async fn promises(&self, ballot: Ballot) -> Vec<Answered> {
-        self.ask(&Operation::Prepare { key: RegisterKey::members(), ballot, soft: false }).await
-    }
-
-    /// Reads or prepares on all nodes; those that fail or refuse are left out.
-    async fn ask(&self, operation: &Operation) -> Vec<Answered> {
-        let answers = self.cluster.ask_all(operation).await.into_iter();
-        answers
-            .filter_map(|(node, memory, answer)| match answer {
-                Answer::Record(record) => Some(Answered { node, memory, record }),
-                Answer::Promised { record, .. } => Some(Answered { node, memory, record: Some(record) }),
-                _ => None,
-            })
-            .collect()
-    }
-
-    fn fresh_memory(&self) -> MemoryId {
-        loop {
-            // Zero is "none" on the wire.
-            let random = self.cluster.runtime.entropy.next_u64();
-            if random != 0 {
-                return MemoryId(random);
-            }
-        }
     }
 
     /// Whether the state has called for patience for at least so long.

@@ -257,7 +257,11 @@ impl Stage {
     /// A daemon that looks after the member list, as a real one does.
     pub fn keeper(&self, id: u64, bootstrap: bool) -> Daemon {
         let daemon = self.stranger(id, RIGHT);
-        let settings = MembershipSettings { bootstrap, ttl_max: Duration::from_secs(60) };
+        let settings = MembershipSettings {
+            bootstrap,
+            ttl_max: Duration::from_secs(60),
+            ..MembershipSettings::default()
+        };
         let task = Membership::new(daemon.cluster.clone(), settings).run();
         daemon.cluster.runtime.spawner.spawn(task.boxed());
         daemon

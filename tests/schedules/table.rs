@@ -13,7 +13,7 @@ use majorityd::ids::{LeaseId, MemoryId, NodeIndex, Owner, ProposerId};
 use majorityd::lock::change::{Acquire, LockAnswer, LockChange, LockKind, Waiting};
 use majorityd::lock::value::LockValue;
 use majorityd::members::change::Answered;
-use majorityd::members::{Entry as Member, MemberList, State};
+use majorityd::members::{Entry as Member, Loss, MemberList, State};
 use majorityd::mutant::{self, Mutant};
 use majorityd::node::embedded::{After, EmbeddedNode, EmbeddedServer, Entry as Stored, Keyspace, eval};
 use majorityd::node::operation::{Accept, Answer, Operation, RegisterKey};
@@ -70,6 +70,8 @@ pub fn first_list(nodes: usize) -> MemberList {
         founding: false,
         ttl_max_ms: 60_000,
         recovery: None,
+        loss: Loss::None,
+        before: vec![],
     }
 }
 

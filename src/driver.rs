@@ -12,6 +12,7 @@ use futures::channel::mpsc;
 use futures::future::{self, BoxFuture, Either};
 use futures::{FutureExt, StreamExt};
 
+use crate::idle::Idle;
 use crate::ids::{MemoryId, NodeIndex, ProposerId};
 use crate::members::{Board, EventKind, View, Views};
 use crate::mutant::{self, Mutant};
@@ -90,6 +91,8 @@ pub struct Cluster {
     pub views: Views,
     /// What has happened to the nodes, for people.
     pub board: Board,
+    /// Registers that seem to say nothing.
+    pub idle: Idle,
     /// The runtime under it.
     pub runtime: Runtime,
     /// This daemon's tokens.
@@ -109,6 +112,7 @@ impl Cluster {
             size,
             views: Views::default(),
             board: Board::default(),
+            idle: Idle::default(),
             runtime,
             tokens: TokenClock::default(),
             proposer,
@@ -182,8 +186,29 @@ impl Cluster {
         &self,
         operations: impl Iterator<Item = (NodeIndex, Encoded)>,
     ) -> Vec<(NodeIndex, Option<MemoryId>, Answer)> {
-        let (sender, mut replies) = mpsc::unbounded();
         let list = self.views.current().map_or(Ballot::ZERO, |view| view.vid);
+        self.ask_under(list, operations).await
+    }
+
+    /// Sends one operation to the members of a list. Only answers that count by it, all given under it.
+    pub async fn ask_members(&self, view: &View, operation: &Operation) -> Vec<(NodeIndex, Answer)> {
+        let encoded = operation.encode();
+        let members = self.size.indexes().filter(|node| {
+            view.list.entry(*node).is_some_and(|entry| entry.state == crate::members::State::Member)
+        });
+        let answers = self.ask_under(view.vid, members.map(|node| (node, encoded.clone()))).await;
+        let counted = answers.into_iter().filter(|(node, memory, _)| view.counts(*node, *memory));
+        counted.map(|(node, _, answer)| (node, answer)).collect()
+    }
+
+    /// Sends operations under a list and waits for all to answer or fail. Nodes that fail, or go by another list, are left
+    /// out.
+    pub async fn ask_under(
+        &self,
+        list: Ballot,
+        operations: impl Iterator<Item = (NodeIndex, Encoded)>,
+    ) -> Vec<(NodeIndex, Option<MemoryId>, Answer)> {
+        let (sender, mut replies) = mpsc::unbounded();
         let mut outstanding = 0;
         for (node, operation) in operations {
             outstanding += 1;

@@ -19,6 +19,7 @@ pub mod cli;
 pub mod config;
 pub mod driver;
 pub mod grpc;
+pub mod idle;
 pub mod ids;
 pub mod limits;
 pub mod lock;

@@ -44,6 +44,8 @@ pub const PAGE_SIZE_MAX: usize = 1_000;
 pub const PAGE_SIZE_DEFAULT: usize = 100;
 /// Registers that a daemon remembers to have missed a node until it has told the other nodes: a second's work.
 pub const MISSES_MAX: usize = 10_000;
+/// Registers that a daemon remembers to have left with nothing to say: what it does in some ten seconds.
+pub const IDLE_MAX: usize = 200_000;
 /// Default of the records that a join copies a second: a few percent of what a node can do.
 pub const REJOIN_RATE: u64 = 20_000;
 /// Default of how long nobody may have reached a node before it is put out.

@@ -23,7 +23,8 @@ use crate::node::redis::{RedisNode, RedisOptions, Runs};
 use crate::node::{Hint, HintSink, Identity, Node};
 use crate::quorum::{ClusterSize, InvalidSize};
 use crate::runtime::{Runtime, system};
-use crate::upkeep::membership::{Membership, MembershipSettings};
+use crate::upkeep::membership::MembershipSettings;
+use crate::upkeep::{self, UpkeepSettings};
 
 /// How often it is looked whether a quorum can serve, beside the moments when a node's state changes.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(250);
@@ -139,7 +140,7 @@ impl Daemon {
             ttl_max: settings.locks.ttl_max,
             ..MembershipSettings::default()
         };
-        runtime.spawner.spawn(Membership::new(cluster.clone(), membership).run().boxed());
+        upkeep::start(&cluster, UpkeepSettings { membership, ..UpkeepSettings::default() });
         let (sender, can_serve) = watch::channel(false);
         runtime.spawner.spawn(watch_quorum(cluster.clone(), router, sender).boxed());
         Ok(Self { cluster, locks, can_serve })

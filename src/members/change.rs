@@ -266,6 +266,8 @@ mod tests {
             recent: vec![],
             ages: list.recovery.map(|stamp| (stamp, Duration::from_millis(1500))).into_iter().collect(),
             copied: false,
+            listed: true,
+            guard: Duration::ZERO,
         }
     }
 

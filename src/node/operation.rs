@@ -262,6 +262,10 @@ pub struct Record {
     pub ages: Vec<(Stamp, Duration)>,
     /// The value came by a merge and not from a round.
     pub copied: bool,
+    /// The value says something: its name is listed.
+    pub listed: bool,
+    /// For how long after the first stamp a soft prepare is answered with the record.
+    pub guard: Duration,
 }
 
 /// Some of a node's records.

@@ -85,6 +85,13 @@ pub struct Warm<V> {
     ripe: Vec<(Stamp, Moment)>,
 }
 
+impl<V> Warm<V> {
+    /// The value that was agreed on.
+    pub fn value(&self) -> &V {
+        &self.value
+    }
+}
+
 /// What became of one change.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fate<A> {

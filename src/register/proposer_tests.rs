@@ -168,6 +168,8 @@ fn record(at: Ballot, vid: Ballot, recent: &[Ballot], value: &Numbers, age: Dura
         recent: recent.to_vec(),
         ages: value.stamp.iter().map(|stamp| (*stamp, age)).collect(),
         copied: false,
+        listed: true,
+        guard: Duration::ZERO,
     }
 }
 

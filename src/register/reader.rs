@@ -53,6 +53,8 @@ mod tests {
             recent: vec![],
             ages: vec![],
             copied,
+            listed: true,
+            guard: std::time::Duration::ZERO,
         })
     }
 

@@ -357,6 +357,9 @@ impl<K: Kind> Inner<K> {
             Proposer::<K>::new(key.clone(), self.cluster.size, self.cluster.proposer, entries, warm);
         let decided = drive(&self.cluster, &mut proposer, latest.min(now + self.patience)).await;
         let Decided { fates, warm, .. } = decided;
+        if warm.as_ref().is_some_and(|warm| !K::is_listed(warm.value())) {
+            self.cluster.idle.add(key, self.cluster.runtime.clock.now());
+        }
         let mut deferred = Vec::new();
         for ((fate, entry), (result, deadline)) in fates.into_iter().zip(proposer.into_entries()).zip(waiters)
         {

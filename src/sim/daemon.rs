@@ -23,8 +23,14 @@ use crate::node::{Hint, HintSink, Identity, Node};
 use crate::quorum::ClusterSize;
 use crate::register::Registers;
 use crate::runtime::Moment;
-use crate::upkeep::membership::{Membership, MembershipSettings};
+use crate::upkeep::comparing::ComparingSettings;
+use crate::upkeep::membership::MembershipSettings;
+use crate::upkeep::{self, UpkeepSettings};
 
+/// A node that nobody has reached for so long is out: some cuts of a run are longer.
+const OUT_AFTER: Duration = Duration::from_secs(6);
+/// Between two comparisons: some in each run.
+const COMPARING_INTERVAL: Duration = Duration::from_secs(15);
 const LOCKED: &str = "no holder of this lock panics";
 
 /// One run of one daemon.
@@ -217,9 +223,11 @@ impl Daemons {
         let membership = MembershipSettings {
             bootstrap: self.bootstrap,
             ttl_max: Duration::from_secs(10),
+            out_after: OUT_AFTER,
             ..MembershipSettings::default()
         };
-        runtime.spawner.spawn(Membership::new(cluster.clone(), membership).run().boxed());
+        let comparing = ComparingSettings { interval: COMPARING_INTERVAL, ..ComparingSettings::default() };
+        upkeep::start(&cluster, UpkeepSettings { membership, comparing });
         let world = self.world.clone();
         Arc::new(SimDaemon { actor, clock, locks, cells, cluster, links, world, alive, room })
     }

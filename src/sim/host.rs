@@ -10,7 +10,7 @@ use super::world::World;
 use crate::ids::MemoryId;
 use crate::node::embedded::{After, EmbeddedServer, Entry, Keyspace};
 use crate::node::handshake;
-use crate::node::keyspace::NODE_KEY;
+use crate::node::keyspace::{NODE_KEY, RECORD_PREFIX};
 use crate::runtime::Moment;
 
 /// Snapshots that a host keeps; the oldest make room, but the first stays.
@@ -110,6 +110,14 @@ impl Host {
             snapshots.remove(1);
         }
         snapshots.push_back((self.world.now(), self.server.keyspace()));
+    }
+
+    /// The registers of a kind that the server holds.
+    pub fn records(&self, kind: char) -> Vec<String> {
+        let keyspace = self.server.keyspace();
+        let prefix = format!("{RECORD_PREFIX}{kind}:");
+        let names = keyspace.iter().filter_map(|(key, _)| std::str::from_utf8(key).ok());
+        names.filter_map(|key| key.strip_prefix(&prefix)).map(str::to_owned).collect()
     }
 
     /// The memory in the node record, whoever may go by it.

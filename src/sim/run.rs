@@ -1,5 +1,6 @@
 //! One run: a cluster is founded, clients come, faults rage; then healing, and a check that all is served and nothing left.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -20,6 +21,7 @@ use super::random::Random;
 use super::world::{NOBODY, World};
 use crate::ids::LockName;
 use crate::lock::{AcquireRequest, Acquisition};
+use crate::node::keyspace::KIND_LOCK;
 
 /// A founding takes no longer, with the waiting that it may call for.
 const FOUNDING: Duration = Duration::from_secs(30);
@@ -29,6 +31,8 @@ const SETTLING: Duration = Duration::from_secs(15);
 const HEALING: Duration = Duration::from_secs(240);
 /// Nodes are members again within so long, if nothing fails any more.
 const JOINING: Duration = Duration::from_secs(120);
+/// What says nothing is forgotten within so long.
+const FORGETTING: Duration = Duration::from_secs(180);
 /// When all clients have gone: leases and places have aged.
 const CLEARING: Duration = Duration::from_secs(20);
 /// A last visit to every lock takes no longer.
@@ -83,7 +87,7 @@ fn run_with(world: &World, options: Options, mut random: Random) -> Report {
     let rage = Rage {
         world: world.clone(),
         options,
-        hosts,
+        hosts: hosts.clone(),
         weather,
         daemons: daemons.clone(),
         judge: judge.clone(),
@@ -101,7 +105,7 @@ fn run_with(world: &World, options: Options, mut random: Random) -> Report {
     world.run(world.now() + faults_for + SETTLING + HEALING, over);
     judge.expect(judge.progress(|progress| progress.judge()));
     if !judge.is_violated() {
-        check_leftovers(world, &daemons, clients.options.names, &judge, idle);
+        check_leftovers(world, &hosts, &daemons, clients.options.names, &judge, idle);
     }
     judge.judge_cells();
     let report = judge.report();
@@ -115,7 +119,14 @@ fn serves(daemon: &SimDaemon) -> bool {
 }
 
 /// Takes and gives back each lock once, so that what has aged is noticed, and looks at what is left.
-fn check_leftovers(world: &World, daemons: &Arc<Daemons>, names: u64, judge: &Arc<Judge>, idle: usize) {
+fn check_leftovers(
+    world: &World,
+    hosts: &[Arc<Host>],
+    daemons: &Arc<Daemons>,
+    names: u64,
+    judge: &Arc<Judge>,
+    idle: usize,
+) {
     world.run_until(world.now() + CLEARING);
     let living = daemons.living();
     let whole = || (0..daemons.size().nodes()).all(|node| daemons.is_whole(node));
@@ -160,6 +171,10 @@ fn check_leftovers(world: &World, daemons: &Arc<Daemons>, names: u64, judge: &Ar
         judge.violated("not every daemon answered at the end".to_owned());
     }
     judge.expect(leftovers::judge(&remaining));
+    let locks = || hosts.iter().flat_map(|host| host.records(KIND_LOCK)).collect::<BTreeSet<_>>();
+    if !world.run(world.now() + FORGETTING, || locks().is_empty()) {
+        judge.violated(format!("locks that nobody holds or waits for are still on nodes: {:?}", locks()));
+    }
 }
 
 async fn touch(daemon: &SimDaemon, name: LockName) -> Result<(), String> {

@@ -215,9 +215,9 @@ pub fn decode_record(raw: &[u8], now_us: u64) -> Result<Record, Malformed> {
         // Rounded down: an age must never be overstated.
         ages.push((stamp, Duration::from_millis(now_us.saturating_sub(input.number()?) / 1000)));
     }
-    input.number()?;
-    let copied = input.number()? != 0;
-    Ok(Record { promise, ballot, value, vid, recent, ages, copied })
+    let guard = Duration::from_millis(input.number()?);
+    let (copied, listed) = (input.number()? != 0, input.number()? != 0);
+    Ok(Record { promise, ballot, value, vid, recent, ages, copied, listed, guard })
 }
 
 #[cfg(test)]

@@ -1,0 +1,170 @@
+//! Forgets registers that say nothing, so that memory follows what is alive. Protocol, section 5.
+//!
+//! One round sees that all members hold the same ballot, q of them not by a copy; not sooner than a lag later, and under
+//! the same list, each removes the record where it is still exactly that, under its floor. Never while a node joins.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::driver::Cluster;
+use crate::members::{State, View};
+use crate::mutant::{self, Mutant};
+use crate::node::operation::{Answer, Forgotten, Held, Operation, RegisterKey};
+use crate::runtime::Moment;
+use crate::token::{Ballot, Token};
+
+/// For so long a register is left alone before it is looked at, and again before it is forgotten: the floor stays behind
+/// the ballots in use, also where clocks differ a little.
+const LAG: Duration = Duration::from_secs(5);
+/// Between two looks for what can go.
+const INTERVAL: Duration = Duration::from_millis(250);
+/// Registers in one round: some milliseconds of a node's time.
+const BATCH: usize = 500;
+/// Registers a second, at most.
+const RATE: usize = 20_000;
+
+/// The task.
+pub struct Forgetting {
+    cluster: Arc<Cluster>,
+    /// What was seen, when, and under which list.
+    seen: VecDeque<(Moment, Ballot, Vec<Forgotten>)>,
+}
+
+impl Forgetting {
+    /// A task for this cluster.
+    pub fn new(cluster: Arc<Cluster>) -> Self {
+        Self { cluster, seen: VecDeque::new() }
+    }
+
+    /// Runs for as long as the daemon does.
+    pub async fn run(mut self) {
+        let clock = self.cluster.runtime.clock.clone();
+        loop {
+            clock.sleep_until(clock.now() + INTERVAL).await;
+            let most = RATE * INTERVAL.as_millis() as usize / 1_000;
+            let mut keys = self.cluster.idle.take(clock.now(), LAG, most);
+            while !keys.is_empty() {
+                let rest = keys.split_off(keys.len().min(BATCH));
+                self.see(keys).await;
+                keys = rest;
+            }
+            while self.seen.front().is_some_and(|(at, ..)| clock.now().since(*at) >= LAG) {
+                if let Some((_, list, records)) = self.seen.pop_front() {
+                    self.forget(list, records).await;
+                }
+            }
+        }
+    }
+
+    /// The list, if one may forget under it.
+    fn view(&self) -> Option<Arc<View>> {
+        let view = self.cluster.views.current()?;
+        let joining = view.list.entries.iter().any(|entry| entry.state == State::Joining);
+        (!joining || mutant::is_on(Mutant::ForgottenWhileJoining)).then_some(view)
+    }
+
+    async fn see(&mut self, keys: Vec<RegisterKey>) {
+        let Some(view) = self.view() else { return self.put_back(&keys) };
+        let members = view.list.entries.iter().filter(|entry| entry.state == State::Member).count();
+        let answers = self.cluster.ask_members(&view, &Operation::Ballots { keys: keys.clone() }).await;
+        let held: Vec<Vec<Option<Held>>> = answers
+            .into_iter()
+            .filter_map(|(_, answer)| match answer {
+                Answer::Ballots(held) if held.len() == keys.len() => Some(held),
+                _ => None,
+            })
+            .collect();
+        let by_quorum = mutant::is_on(Mutant::ForgottenByQuorum) && held.len() >= self.cluster.size.quorum();
+        if held.len() < members && !by_quorum {
+            return self.put_back(&keys);
+        }
+        let quorum = self.cluster.size.quorum();
+        let mut records = Vec::new();
+        for (at, key) in keys.into_iter().enumerate() {
+            match says_nothing(held.iter().map(|held| held[at]), quorum) {
+                Some((ballot, promise)) => records.push(Forgotten { key, ballot, promise }),
+                // In use again, or uneven: then comparison settles it and brings it here once more.
+                None => {}
+            }
+        }
+        if !records.is_empty() {
+            self.seen.push_back((self.cluster.runtime.clock.now(), view.vid, records));
+        }
+    }
+
+    async fn forget(&mut self, list: Ballot, records: Vec<Forgotten>) {
+        let keys =
+            |records: &[Forgotten]| records.iter().map(|record| record.key.clone()).collect::<Vec<_>>();
+        match self.view().filter(|view| view.vid == list) {
+            Some(view) => {
+                let (count, all) = (records.len(), keys(&records));
+                let answers = self.cluster.ask_members(&view, &Operation::Forget { records }).await;
+                let gone = answers.iter().map(|(_, answer)| match answer {
+                    Answer::Forgotten(gone) => *gone,
+                    _ => 0,
+                });
+                let gone = gone.collect::<Vec<u64>>();
+                tracing::debug!(count, ?gone, "registers that say nothing were forgotten");
+                if gone.iter().all(|gone| *gone == 0) {
+                    self.put_back(&all);
+                }
+            }
+            // Seen under another list: once more.
+            None => self.put_back(&keys(&records)),
+        }
+    }
+
+    fn put_back(&self, keys: &[RegisterKey]) {
+        let now = self.cluster.runtime.clock.now();
+        keys.iter().for_each(|key| self.cluster.idle.add(key, now));
+    }
+}
+
+/// The ballot that all hold, and the highest token promised on it, if the register says nothing.
+fn says_nothing(held: impl Iterator<Item = Option<Held>> + Clone, quorum: usize) -> Option<(Ballot, Token)> {
+    let ballot = |held: &Option<Held>| held.map_or(Ballot::ZERO, |held| held.ballot);
+    let first = held.clone().map(|held| ballot(&held)).next()?;
+    let same = held.clone().all(|held| ballot(&held) == first && !held.is_some_and(|held| held.listed));
+    // A bare promise is no value that anybody could have been told.
+    let uncopied = held.clone().flatten().filter(|held| !held.copied).count();
+    let there = held.clone().any(|held| held.is_some());
+    let promise = held.flatten().map(|held| held.promise.token).max()?;
+    (same && there && (uncopied >= quorum || first == Ballot::ZERO)).then_some((first, promise))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::ProposerId;
+
+    fn held(token: u64, promise: u64, copied: bool, listed: bool) -> Option<Held> {
+        let ballot = |token| Ballot {
+            token: Token::new(token).unwrap(),
+            proposer: if token == 0 { Ballot::ZERO.proposer } else { ProposerId(1) },
+        };
+        Some(Held { ballot: ballot(token), promise: ballot(promise), copied, listed })
+    }
+
+    #[test]
+    fn only_what_all_hold_alike_and_q_by_a_round_says_nothing() {
+        let plain = held(5, 5, false, false);
+        let copied = held(5, 5, true, false);
+        for (records, expected) in [
+            (vec![plain, plain, plain], Some(5)),
+            (vec![plain, plain, held(5, 9, false, false)], Some(9)),
+            (vec![plain, plain, copied], Some(5)),
+            (vec![plain, copied, copied], None),
+            (vec![plain, plain, held(6, 6, false, false)], None),
+            (vec![plain, plain, None], None),
+            (vec![plain, plain, held(5, 5, false, true)], None),
+            (vec![None, None, None], None),
+            (vec![held(0, 4, false, false), None, None], Some(4)),
+            (vec![held(0, 4, true, false), held(0, 6, true, false), None], Some(6)),
+            (vec![held(0, 4, false, false), None, plain], None),
+        ] {
+            let found = says_nothing(records.iter().copied(), 2).map(|(_, promise)| promise.get());
+            assert_eq!(found, expected, "{records:?}");
+        }
+    }
+}

@@ -17,7 +17,7 @@ local function load_seen()
   return seen
 end
 
--- report {REPORT, [reached 0 or 1, memory, writes, …] one for each node, [node, [key, …], …] of what nodes missed}
+-- report {REPORT, [reached 0 or 1, memory, writes, …] one for each node (what is missing says nothing), [node, [key, …], …] of what nodes missed}
 -- Answers {REPORTED, [microseconds since a daemon reached it, memory, writes, notes, …], memory kept aside, own writes,
 -- phase of its own join, records merged, microseconds since that moved}.
 UPKEEP[REPORT] = function(operation)
@@ -27,7 +27,7 @@ UPKEEP[REPORT] = function(operation)
     if reached == 1 then
       seen[i][1] = now_us
     end
-    if memory ~= '' and (memory ~= seen[i][2] or writes > seen[i][3]) then
+    if memory and memory ~= '' and (memory ~= seen[i][2] or writes > seen[i][3]) then
       seen[i][2], seen[i][3] = memory, writes
     end
   end

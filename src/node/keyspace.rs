@@ -20,6 +20,10 @@ pub const KIND_MEMBERS: char = 'm';
 pub const KIND_LOCK: char = 'l';
 /// The node record.
 pub const NODE_KEY: &str = "majorityd:node";
+/// The highest promise ever forgotten.
+pub const FLOOR_KEY: &str = "majorityd:floor";
+/// How many batches have changed something.
+pub const WRITES_KEY: &str = "majorityd:writes";
 /// What stands before a register key.
 pub const RECORD_PREFIX: &str = "majorityd:r:";
 /// The format of records and batches that this version writes; part of the node record.

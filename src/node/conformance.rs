@@ -2,8 +2,8 @@
 //!
 //! Run against embedded nodes here and against Redis by `tests/conformance.rs`, so that what the simulation believes
 //! about a node is proved. A [`Subject`] is an empty server with a clock that the case sets; [`normal`] and
-//! [`same_answers`] serve the comparison of random batches. What is here is agreement; [`joining`], [`records`] and
-//! [`reports`] are upkeep.
+//! [`same_answers`] serve the comparison of random batches. What is here is agreement; `joining`, `records` and
+//! `reports` are upkeep.
 
 mod joining;
 mod records;
@@ -147,6 +147,62 @@ pub fn accept(key: RegisterKey, ballot: Ballot, value: &str) -> Accept {
     }
 }
 
+/// A record as its source stores it.
+pub struct Source {
+    /// No lower ballot was taken.
+    pub promise: Ballot,
+    /// The ballot of the value, and the attempt that made it.
+    pub ballot: Ballot,
+    /// The value.
+    pub value: Bytes,
+    /// What ages in it, and since when by the source's clock, in microseconds.
+    pub stamps: Vec<(Stamp, u64)>,
+    /// Whether the name is in the index.
+    pub listed: bool,
+}
+
+impl Source {
+    /// One with nothing in it but a value.
+    pub fn new(ballot: Ballot, value: &str) -> Self {
+        let value = Bytes::copy_from_slice(value.as_bytes());
+        Self { promise: ballot, ballot, value, stamps: Vec::new(), listed: false }
+    }
+
+    /// As it is stored.
+    ///
+    /// # Panics
+    /// Never: a vector takes everything.
+    pub fn raw(&self) -> Bytes {
+        const FITS: &str = "a vector takes everything";
+        let mut out = Vec::new();
+        let number = |out: &mut Vec<u8>, number| {
+            rmp::encode::write_uint(out, number).expect(FITS);
+        };
+        let bytes = |out: &mut Vec<u8>, bytes: &[u8]| {
+            rmp::encode::write_str_len(out, bytes.len() as u32).expect(FITS);
+            out.extend_from_slice(bytes);
+        };
+        rmp::encode::write_array_len(&mut out, 11).expect(FITS);
+        for ballot in [self.promise, self.ballot] {
+            number(&mut out, ballot.token.get());
+            bytes(&mut out, &ballot.proposer.0.to_be_bytes());
+        }
+        bytes(&mut out, &self.ballot.to_bytes());
+        bytes(&mut out, b"");
+        bytes(&mut out, &self.value);
+        rmp::encode::write_array_len(&mut out, 2 * self.stamps.len() as u32).expect(FITS);
+        for (stamp, since) in &self.stamps {
+            bytes(&mut out, &stamp.to_bytes());
+            number(&mut out, *since);
+        }
+        // Guard, copied, listed.
+        for field in [0, 0, self.listed.into()] {
+            number(&mut out, field);
+        }
+        out.into()
+    }
+}
+
 fn prepare(key: &str, ballot: Ballot) -> Operation {
     Operation::Prepare { key: lock(key), ballot, soft: false }
 }
@@ -275,7 +331,10 @@ async fn member(subject: &dyn Subject) -> Connection {
 
 /// A connection to the server after it was started again with its data: the handshake finds a run that is not the
 /// node record's.
-async fn restarted(subject: &dyn Subject) -> Connection {
+///
+/// # Panics
+/// If there is no node record.
+pub async fn restarted(subject: &dyn Subject) -> Connection {
     let keyspace = without_run(&subject.dump());
     subject.put(NODE_KEY.as_bytes(), keyspace.get(NODE_KEY.as_bytes()).expect("a node record").clone());
     subject.connect(ProposerId(1)).await
@@ -756,14 +815,21 @@ async fn an_unreadable_batch_is_lost(subject: &dyn Subject) {
 // ---------------------------------------------------------------------------------------------------------------------
 // For the comparison of two nodes
 
-/// Whether two nodes said the same. The words of an error inside the script are the implementation's own.
+/// Whether two nodes said the same. The words of an error inside the script are the implementation's own, and so is the
+/// order of records in a page.
 pub fn same_answers(one: &BatchReply, other: &BatchReply) -> bool {
     let (BatchReply::Done { memory, list, now_us, answers, writes }, BatchReply::Done { .. }) = (one, other)
     else {
         return one == other;
     };
+    let in_order = |page: &Page| {
+        let mut page = page.clone();
+        page.rows.sort();
+        page
+    };
     let alike = |(one, other): (&Option<Answer>, &Option<Answer>)| match (one, other) {
         (Some(Answer::Failed { .. }), Some(Answer::Failed { .. })) => true,
+        (Some(Answer::Page(one)), Some(Answer::Page(other))) => in_order(one) == in_order(other),
         (one, other) => one == other,
     };
     let BatchReply::Done { memory: memory2, list: list2, now_us: now2, answers: answers2, writes: writes2 } =

@@ -28,52 +28,6 @@ fn merge(memory: MemoryId, floor: Ballot, rows: &[(&str, Bytes)]) -> Operation {
     Operation::Merge { memory, floor, rows }
 }
 
-/// A record as its source stores it.
-struct Source {
-    promise: Ballot,
-    ballot: Ballot,
-    value: &'static str,
-    /// What ages in it, and since when by the source's clock, in microseconds.
-    stamps: Vec<(Stamp, u64)>,
-    listed: bool,
-}
-
-impl Source {
-    fn new(ballot: Ballot, value: &'static str) -> Self {
-        Self { promise: ballot, ballot, value, stamps: Vec::new(), listed: false }
-    }
-
-    fn raw(&self) -> Bytes {
-        const FITS: &str = "a vector takes everything";
-        let mut out = Vec::new();
-        let number = |out: &mut Vec<u8>, number| {
-            rmp::encode::write_uint(out, number).expect(FITS);
-        };
-        let bytes = |out: &mut Vec<u8>, bytes: &[u8]| {
-            rmp::encode::write_str_len(out, bytes.len() as u32).expect(FITS);
-            out.extend_from_slice(bytes);
-        };
-        rmp::encode::write_array_len(&mut out, 11).expect(FITS);
-        for ballot in [self.promise, self.ballot] {
-            number(&mut out, ballot.token.get());
-            bytes(&mut out, &ballot.proposer.0.to_be_bytes());
-        }
-        bytes(&mut out, &self.ballot.to_bytes());
-        bytes(&mut out, b"");
-        bytes(&mut out, self.value.as_bytes());
-        rmp::encode::write_array_len(&mut out, 2 * self.stamps.len() as u32).expect(FITS);
-        for (stamp, since) in &self.stamps {
-            bytes(&mut out, &stamp.to_bytes());
-            number(&mut out, *since);
-        }
-        // Guard, copied, listed.
-        for field in [0, 0, self.listed.into()] {
-            number(&mut out, field);
-        }
-        out.into()
-    }
-}
-
 /// Sends a merge until the old data is removed; the answer then, and how many slices it took.
 async fn merged(connection: &Connection, merge: Operation) -> (Answer, usize) {
     for slices in 0..SLICES_MAX {

@@ -9,14 +9,17 @@ use bytes::Bytes;
 use futures::channel::mpsc;
 use futures::future::BoxFuture;
 use majorityd::config::NodeAddress;
-use majorityd::ids::{NodeIndex, ProposerId};
+use majorityd::ids::{MemoryId, NodeIndex, ProposerId};
 use majorityd::node::conformance::{
-    CASES, Connection, EmbeddedSubject, INDEX, START, Subject, accept, ballot, found, founding, identity,
-    lock, normal, same_answers,
+    CASES, Connection, EmbeddedSubject, INDEX, MEMORY, NODES, START, Source, Subject, accept, ballot, found,
+    founding, identity, lock, normal, restarted, same_answers,
 };
 use majorityd::node::embedded::{Entry, Keyspace};
-use majorityd::node::operation::{Accept, Operation, RegisterKey, Stamp};
+use majorityd::node::operation::{
+    Accept, Forgotten, News, Operation, PageRequest, RegisterKey, Report, Stamp,
+};
 use majorityd::node::redis::{RedisNode, RedisOptions, Runs};
+use majorityd::node::wire::BatchReply;
 use majorityd::node::{Hint, Node, NodeState};
 use majorityd::runtime::system;
 use majorityd::token::{Ballot, Token};
@@ -89,20 +92,43 @@ async fn redis_conforms() {
     }
 }
 
-/// One operation out of few keys, ballots and values, so that they meet.
-fn operation() -> impl Strategy<Value = Operation> {
-    let key = prop_oneof![
+fn key() -> impl Strategy<Value = RegisterKey> + Clone {
+    prop_oneof![
         4 => Just(lock("a")),
         2 => Just(lock("b")),
         1 => Just(RegisterKey::members()),
         1 => Just(lock("wrong type")),
-    ];
-    let at = (0u64..6, 1u64..4).prop_map(|(token, proposer)| ballot(token, proposer));
-    let stamps = prop::collection::vec((0u64..3, 0u8..2), 0..3).prop_map(|stamps| {
+    ]
+}
+
+fn keys() -> impl Strategy<Value = Vec<RegisterKey>> + Clone {
+    prop::collection::vec(key(), 0..4)
+}
+
+fn at() -> impl Strategy<Value = Ballot> + Clone {
+    (0u64..6, 1u64..4).prop_map(|(token, proposer)| ballot(token, proposer))
+}
+
+fn stamps() -> impl Strategy<Value = Vec<Stamp>> + Clone {
+    prop::collection::vec((0u64..3, 0u8..2), 0..3).prop_map(|stamps| {
         let stamps = stamps.into_iter();
-        stamps.map(|(token, ordinal)| Stamp { ballot: ballot(token, 1), ordinal }).collect::<Vec<_>>()
-    });
-    let value = prop_oneof![Just(0usize), 1usize..40, 250usize..260, 65_530usize..65_540];
+        stamps.map(|(token, ordinal)| Stamp { ballot: ballot(token, 1), ordinal }).collect()
+    })
+}
+
+fn value_length() -> impl Strategy<Value = usize> + Clone {
+    prop_oneof![Just(0usize), 1usize..40, 250usize..260, 65_530usize..65_540]
+}
+
+/// Operations out of few keys, ballots and values, so that they meet. One as a rule; a join that nobody ends would keep
+/// the node from serving all others.
+fn operations() -> impl Strategy<Value = Vec<Operation>> {
+    let one = prop_oneof![16 => change(), 2 => join(), 5 => upkeep()].prop_map(|operation| vec![operation]);
+    prop_oneof![24 => one, 1 => whole_join()]
+}
+
+fn change() -> impl Strategy<Value = Operation> {
+    let (key, at, stamps, value) = (key(), at(), stamps(), value_length());
     let accept = (key.clone(), at.clone(), value, stamps, 0u64..3, any::<(bool, bool)>(), 0u64..8).prop_map(
         |(key, at, length, stamps, guard, (listed, announce), next)| {
             Operation::Accept(Arc::new(Accept {
@@ -129,10 +155,110 @@ fn operation() -> impl Strategy<Value = Operation> {
     ]
 }
 
-/// Batches with the list that they go by and the time that passes before them.
-fn script() -> impl Strategy<Value = Vec<(bool, u64, Vec<Operation>)>> {
-    let operations = prop::collection::vec(operation(), 1..8);
-    prop::collection::vec((prop::bool::weighted(0.9), 0u64..15, operations), 1..12)
+/// Stands for the list that the node holds, which [`suited`] puts in its place.
+const OWN_LIST: Ballot = Ballot::ZERO;
+/// Stands for the memory that the node has.
+const OWN_MEMORY: MemoryId = MemoryId(0);
+
+fn join() -> impl Strategy<Value = Operation> {
+    let list = prop_oneof![6 => Just(OWN_LIST), 1 => at()];
+    let memory = prop_oneof![6 => Just(OWN_MEMORY), 1 => (7u64..10).prop_map(MemoryId)];
+    let recovery = prop::option::of(list.clone());
+    let source = (at(), prop_oneof![Just(Ballot::ZERO), at()], value_length(), stamps(), any::<bool>());
+    let source = source.prop_map(|(promise, ballot, length, stamps, listed)| {
+        let since = |i: usize| (START - 20 + 30 * i as u64) * 1_000_000;
+        let value = vec![length as u8; length].into();
+        let stamps = stamps.into_iter().enumerate().map(|(i, stamp)| (stamp, since(i))).collect();
+        Source { promise, ballot, value, stamps, listed }.raw()
+    });
+    let row = (key(), prop_oneof![20 => source, 1 => Just(Bytes::from_static(b"torn"))]);
+    let floor = prop_oneof![Just(Ballot::ZERO), at()];
+    prop_oneof![
+        2 => (list, 7u64..12, recovery)
+            .prop_map(|(list, id, recovery)| Operation::BeginJoin { list, memory: MemoryId(id), recovery }),
+        4 => (memory.clone(), floor, prop::collection::vec(row, 0..4))
+            .prop_map(|(memory, floor, rows)| Operation::Merge { memory, floor, rows }),
+        2 => memory.prop_map(|memory| Operation::EndJoin { memory }),
+    ]
+}
+
+fn whole_join() -> impl Strategy<Value = Vec<Operation>> {
+    let steps = (7u64..12, any::<bool>(), prop::collection::vec(join(), 1..6));
+    steps.prop_map(|(id, recovery, mut steps)| {
+        let recovery = recovery.then_some(OWN_LIST);
+        steps.insert(0, Operation::BeginJoin { list: OWN_LIST, memory: MemoryId(id), recovery });
+        steps.retain(|step| !matches!(step, Operation::EndJoin { .. }));
+        steps.push(Operation::EndJoin { memory: OWN_MEMORY });
+        steps
+    })
+}
+
+fn upkeep() -> impl Strategy<Value = Operation> {
+    // The two kinds of node have orders of their own, so a page shows everything or what it is asked for.
+    let page = (keys(), 0usize..1_000, prop::option::weighted(0.2, Just(OWN_LIST)), any::<bool>());
+    let page = page.prop_map(|(keys, bytes, recovery, with_values)| {
+        let bytes = if keys.is_empty() { usize::MAX >> 12 } else { bytes };
+        let cursor = PageRequest::START;
+        Operation::Page(PageRequest { cursor, count: 10_000, bytes, recovery, with_values, keys })
+    });
+    let forgotten = (key(), prop_oneof![1 => Just(Ballot::ZERO), 3 => at()], at());
+    let forgotten =
+        forgotten.prop_map(|(key, ballot, promise)| Forgotten { key, ballot, promise: promise.token });
+    let news = (any::<bool>(), prop::option::of((1u64..3).prop_map(MemoryId)), 0u64..300)
+        .prop_map(|(reached, memory, writes)| News { reached, memory, writes });
+    let node = (0u8..NODES as u8).prop_map(NodeIndex);
+    let missed = prop::collection::vec((node.clone(), keys()), 0..3);
+    prop_oneof![
+        2 => page,
+        1 => keys().prop_map(|keys| Operation::Ballots { keys }),
+        2 => prop::collection::vec(forgotten, 0..6).prop_map(|records| Operation::Forget { records }),
+        2 => (prop::collection::vec(news, 0..=NODES), missed)
+            .prop_map(|(nodes, missed)| Operation::Report(Report { nodes, missed })),
+        1 => (node, keys(), 0usize..3)
+            .prop_map(|(node, done, limit)| Operation::Missed { node, done, limit }),
+    ]
+}
+
+/// A batch for a node that holds this list and memory.
+fn suited(operations: Vec<Operation>, own: Ballot, mut memory: MemoryId) -> Vec<Operation> {
+    let list_of = |list: Ballot| if list == OWN_LIST { own } else { list };
+    let operations = operations.into_iter().map(|operation| match operation {
+        Operation::BeginJoin { list, memory: begun, recovery } => {
+            memory = begun;
+            Operation::BeginJoin { list: list_of(list), memory, recovery: recovery.map(list_of) }
+        }
+        Operation::Merge { memory: OWN_MEMORY, floor, rows } => Operation::Merge { memory, floor, rows },
+        Operation::EndJoin { memory: OWN_MEMORY } => Operation::EndJoin { memory },
+        Operation::Page(page) => {
+            Operation::Page(PageRequest { recovery: page.recovery.map(list_of), ..page })
+        }
+        other => other,
+    });
+    operations.collect()
+}
+
+/// What happens before a batch, and the batch.
+#[derive(Clone, Debug)]
+struct Step {
+    /// The servers are started again with their data.
+    restart: bool,
+    /// The batch goes by the list that the node holds.
+    by_the_list: bool,
+    /// So many seconds pass.
+    later: u64,
+    operations: Vec<Operation>,
+}
+
+fn script() -> impl Strategy<Value = Vec<Step>> {
+    let operations = prop::collection::vec(operations(), 1..8).prop_map(|groups| groups.concat());
+    let step = (prop::bool::weighted(0.02), prop::bool::weighted(0.9), 0u64..15, operations);
+    let step = step.prop_map(|(restart, by_the_list, later, operations)| Step {
+        restart,
+        by_the_list,
+        later,
+        operations,
+    });
+    prop::collection::vec(step, 1..12)
 }
 
 #[test]
@@ -151,7 +277,7 @@ fn random_batches_are_answered_alike_and_leave_the_same_data() {
     result.unwrap_or_else(|failure| panic!("{failure}"));
 }
 
-async fn compare(redis: &RedisSubject, script: Vec<(bool, u64, Vec<Operation>)>, floor: bool) {
+async fn compare(redis: &RedisSubject, script: Vec<Step>, floor: bool) {
     let embedded = EmbeddedSubject::default();
     redis.wipe();
     let mut now = START;
@@ -169,18 +295,25 @@ async fn compare(redis: &RedisSubject, script: Vec<(bool, u64, Vec<Operation>)>,
     for connection in &connections {
         connection.send(Ballot::ZERO, &found()).await.expect("the founding");
     }
-    let mut list = founding();
-    for (by_the_list, later, operations) in script {
+    let (mut list, mut memory) = (founding(), Some(MEMORY));
+    for Step { restart, by_the_list, later, operations } in script {
         now += later;
         subjects.iter().for_each(|subject| subject.set_time(now));
+        if restart {
+            connections.clear();
+            for subject in subjects {
+                connections.push(restarted(subject).await);
+            }
+        }
+        let operations = suited(operations, list, memory.unwrap_or(MEMORY));
         let by = if by_the_list { list } else { Ballot::ZERO };
         let one = connections[0].send(by, &operations).await.expect("an answer");
         let other = connections[1].send(by, &operations).await.expect("an answer");
         assert!(same_answers(&one, &other), "{operations:#?}\nembedded {one:#?}\nRedis {other:#?}");
         let dumps = subjects.map(|subject| normal(&subject.dump()));
         assert_eq!(dumps[0], dumps[1], "after {operations:#?}");
-        if let majorityd::node::wire::BatchReply::Done { list: held, .. } = one {
-            list = held;
+        if let BatchReply::Done { list: held, memory: has, .. } = one {
+            (list, memory) = (held, has);
         }
     }
 }

@@ -2,7 +2,12 @@
 //!
 //! Run against embedded nodes here and against Redis by `tests/conformance.rs`, so that what the simulation believes
 //! about a node is proved. A [`Subject`] is an empty server with a clock that the case sets; [`normal`] and
-//! [`same_answers`] serve the comparison of random batches.
+//! [`same_answers`] serve the comparison of random batches. What is here is agreement; `joining`, `records` and
+//! `reports` are upkeep.
+
+mod joining;
+mod records;
+mod reports;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +18,10 @@ use futures::channel::mpsc;
 use futures::future::BoxFuture;
 
 use super::embedded::{EmbeddedNode, EmbeddedServer, Entry, Keyspace};
-use super::keyspace::{NODE_KEY, RECORD_PREFIX};
-use super::operation::{Accept, Answer, Operation, Record, RegisterKey, Stamp};
+use super::keyspace::{FLOOR_KEY, NODE_KEY, RECORD_PREFIX, WRITES_KEY};
+use super::operation::{
+    Accept, Answer, Operation, Page, PageRequest, Record, RegisterKey, Report, Reported, Stamp,
+};
 use super::wire::{self, BatchReply};
 use super::{CallError, Hint, Identity, Node, NodeState};
 use crate::ids::{MemoryId, NodeIndex, ProposerId};
@@ -140,6 +147,62 @@ pub fn accept(key: RegisterKey, ballot: Ballot, value: &str) -> Accept {
     }
 }
 
+/// A record as its source stores it.
+pub struct Source {
+    /// No lower ballot was taken.
+    pub promise: Ballot,
+    /// The ballot of the value, and the attempt that made it.
+    pub ballot: Ballot,
+    /// The value.
+    pub value: Bytes,
+    /// What ages in it, and since when by the source's clock, in microseconds.
+    pub stamps: Vec<(Stamp, u64)>,
+    /// Whether the name is in the index.
+    pub listed: bool,
+}
+
+impl Source {
+    /// One with nothing in it but a value.
+    pub fn new(ballot: Ballot, value: &str) -> Self {
+        let value = Bytes::copy_from_slice(value.as_bytes());
+        Self { promise: ballot, ballot, value, stamps: Vec::new(), listed: false }
+    }
+
+    /// As it is stored.
+    ///
+    /// # Panics
+    /// Never: a vector takes everything.
+    pub fn raw(&self) -> Bytes {
+        const FITS: &str = "a vector takes everything";
+        let mut out = Vec::new();
+        let number = |out: &mut Vec<u8>, number| {
+            rmp::encode::write_uint(out, number).expect(FITS);
+        };
+        let bytes = |out: &mut Vec<u8>, bytes: &[u8]| {
+            rmp::encode::write_str_len(out, bytes.len() as u32).expect(FITS);
+            out.extend_from_slice(bytes);
+        };
+        rmp::encode::write_array_len(&mut out, 11).expect(FITS);
+        for ballot in [self.promise, self.ballot] {
+            number(&mut out, ballot.token.get());
+            bytes(&mut out, &ballot.proposer.0.to_be_bytes());
+        }
+        bytes(&mut out, &self.ballot.to_bytes());
+        bytes(&mut out, b"");
+        bytes(&mut out, &self.value);
+        rmp::encode::write_array_len(&mut out, 2 * self.stamps.len() as u32).expect(FITS);
+        for (stamp, since) in &self.stamps {
+            bytes(&mut out, &stamp.to_bytes());
+            number(&mut out, *since);
+        }
+        // Guard, copied, listed.
+        for field in [0, 0, self.listed.into()] {
+            number(&mut out, field);
+        }
+        out.into()
+    }
+}
+
 fn prepare(key: &str, ballot: Ballot) -> Operation {
     Operation::Prepare { key: lock(key), ballot, soft: false }
 }
@@ -196,10 +259,48 @@ impl Connection {
         }
     }
 
+    /// Runs one operation under a list; `None` if the gate is closed.
+    async fn run_by(&self, list: Ballot, operation: Operation) -> Option<Answer> {
+        let (_, _, mut answers) = self.done(list, &[operation]).await;
+        answers.pop().expect("one answer")
+    }
+
     /// Runs one operation under the list of the founding.
     async fn run(&self, operation: Operation) -> Answer {
-        let (_, _, mut answers) = self.done(founding(), &[operation]).await;
-        answers.pop().flatten().expect("the gate is open")
+        self.run_by(founding(), operation).await.expect("the gate is open")
+    }
+
+    /// Runs one operation that no gate concerns, under no list.
+    async fn ungated(&self, operation: Operation) -> Answer {
+        self.run_by(Ballot::ZERO, operation).await.expect("there is no gate")
+    }
+
+    /// The memory and the list by which a batch would go.
+    async fn met(&self) -> (Option<MemoryId>, Ballot) {
+        let (memory, list, _) = self.done(Ballot::ZERO, &[]).await;
+        (memory, list)
+    }
+
+    /// How many batches have changed something, as a batch under this list says.
+    async fn writes(&self, list: Ballot, operations: &[Operation]) -> Option<u64> {
+        match self.send(list, operations).await {
+            Ok(BatchReply::Done { writes, .. }) => writes,
+            other => panic!("the batch was not run: {other:?}"),
+        }
+    }
+
+    async fn page(&self, list: Ballot, request: PageRequest) -> Page {
+        match self.run_by(list, Operation::Page(request)).await {
+            Some(Answer::Page(page)) => page,
+            other => panic!("page answered {other:?}"),
+        }
+    }
+
+    async fn report(&self, report: Report) -> Reported {
+        match self.ungated(Operation::Report(report)).await {
+            Answer::Reported(reported) => reported,
+            other => panic!("report answered {other:?}"),
+        }
     }
 
     async fn record(&self, key: &str) -> Option<Record> {
@@ -228,6 +329,34 @@ async fn member(subject: &dyn Subject) -> Connection {
     connection
 }
 
+/// A connection to the server after it was started again with its data: the handshake finds a run that is not the
+/// node record's.
+///
+/// # Panics
+/// If there is no node record.
+pub async fn restarted(subject: &dyn Subject) -> Connection {
+    let keyspace = without_run(&subject.dump());
+    subject.put(NODE_KEY.as_bytes(), keyspace.get(NODE_KEY.as_bytes()).expect("a node record").clone());
+    subject.connect(ProposerId(1)).await
+}
+
+/// An accept of a member list.
+fn list(ballot: Ballot) -> Operation {
+    Operation::Accept(Arc::new(accept(RegisterKey::members(), ballot, "list")))
+}
+
+fn listed(key: &str, ballot: Ballot, listed: bool) -> Operation {
+    Operation::Accept(Arc::new(Accept { listed, ..accept(lock(key), ballot, "x") }))
+}
+
+fn names_from(after: &str) -> Operation {
+    Operation::List { kind: 'l', prefix: String::new(), after: after.into(), limit: 100 }
+}
+
+fn floor_entry(floor: Ballot) -> Entry {
+    Entry::Bytes(Bytes::copy_from_slice(&floor.to_bytes()))
+}
+
 fn conflict(promise: Ballot) -> Answer {
     Answer::Conflict { promise }
 }
@@ -244,7 +373,7 @@ fn is_bare(answer: &Answer, promised: Ballot) -> bool {
 pub type Case = for<'a> fn(&'a dyn Subject) -> BoxFuture<'a, ()>;
 
 macro_rules! cases {
-    ($($name:ident),* $(,)?) => {
+    ($($name:path),* $(,)?) => {
         /// All cases by name. Each wants an empty server whose clock is at [`START`].
         pub const CASES: &[(&str, Case)] = &[$((stringify!($name), |subject| Box::pin($name(subject)))),*];
     };
@@ -271,6 +400,37 @@ cases! {
     a_foreign_node_does_nothing,
     values_and_names_of_any_bytes_survive,
     an_unreadable_batch_is_lost,
+    joining::a_join_begins_under_its_own_list_only,
+    joining::a_join_begins_once_for_each_id,
+    joining::a_join_removes_all_old_data_in_slices,
+    joining::a_join_forgets_the_floor_at_once,
+    joining::a_recovery_keeps_what_there_is,
+    joining::a_recovery_is_over_when_the_list_is_promised_to_another,
+    joining::the_highest_ballot_and_the_highest_promise_win_a_merge,
+    joining::stamps_start_anew_with_a_merge,
+    joining::the_floor_is_the_highest_merged,
+    joining::the_index_follows_merges,
+    joining::merges_are_of_one_memory_and_end_with_it,
+    joining::the_end_of_a_join_can_be_repeated,
+    joining::who_joins_serves_the_list_alone,
+    joining::a_restart_ends_a_join,
+    joining::a_restart_keeps_what_a_recovery_merges_into,
+    joining::what_pages_show_can_be_merged,
+    records::pages_show_every_record,
+    records::values_that_do_not_fit_a_page_are_asked_for_by_key,
+    records::a_page_of_keys_is_in_their_order,
+    records::pages_are_gated_and_a_recovery_has_its_own_gate,
+    records::ballots_are_shown_without_values,
+    records::only_what_is_as_it_was_read_is_forgotten,
+    records::what_is_forgotten_raises_the_floor,
+    records::the_list_is_never_forgotten,
+    reports::ages_are_by_the_clock_of_the_node,
+    reports::the_highest_count_of_each_memory_is_kept,
+    reports::a_short_report_spoils_nothing,
+    reports::what_was_missed_is_noted_until_it_is_brought,
+    reports::notes_are_bounded,
+    reports::a_node_tells_of_its_own_join,
+    reports::batches_that_change_something_are_counted,
 }
 
 async fn no_list_opens_nothing_but_the_list(subject: &dyn Subject) {
@@ -464,7 +624,7 @@ async fn nothing_comes_back_from_under_the_floor(subject: &dyn Subject) {
     let connection = member(subject).await;
     connection.run(put("old", ballot(1, 1), "x")).await;
     let floor = ballot(5, 5);
-    subject.put(b"majorityd:floor", Entry::Bytes(Bytes::copy_from_slice(&floor.to_bytes())));
+    subject.put(FLOOR_KEY.as_bytes(), floor_entry(floor));
     for refused in [ballot(4, 9), ballot(5, 4), ballot(5, 5), ballot(5, 9)] {
         assert_eq!(connection.run(prepare("a", refused)).await, conflict(floor), "{refused}");
         assert_eq!(connection.run(put("a", refused, "x")).await, conflict(floor), "{refused}");
@@ -655,14 +815,21 @@ async fn an_unreadable_batch_is_lost(subject: &dyn Subject) {
 // ---------------------------------------------------------------------------------------------------------------------
 // For the comparison of two nodes
 
-/// Whether two nodes said the same. The words of an error inside the script are the implementation's own.
+/// Whether two nodes said the same. The words of an error inside the script are the implementation's own, and so is the
+/// order of records in a page.
 pub fn same_answers(one: &BatchReply, other: &BatchReply) -> bool {
     let (BatchReply::Done { memory, list, now_us, answers, writes }, BatchReply::Done { .. }) = (one, other)
     else {
         return one == other;
     };
+    let in_order = |page: &Page| {
+        let mut page = page.clone();
+        page.rows.sort();
+        page
+    };
     let alike = |(one, other): (&Option<Answer>, &Option<Answer>)| match (one, other) {
         (Some(Answer::Failed { .. }), Some(Answer::Failed { .. })) => true,
+        (Some(Answer::Page(one)), Some(Answer::Page(other))) => in_order(one) == in_order(other),
         (one, other) => one == other,
     };
     let BatchReply::Done { memory: memory2, list: list2, now_us: now2, answers: answers2, writes: writes2 } =
@@ -675,8 +842,12 @@ pub fn same_answers(one: &BatchReply, other: &BatchReply) -> bool {
         && answers.iter().zip(answers2).all(alike)
 }
 
-/// A copy of the data without the node record's run_id, which no two servers share.
+/// A copy of the data for comparison: without the node record's run_id, which no two servers share.
 pub fn normal(keyspace: &Keyspace) -> Keyspace {
+    without_run(keyspace)
+}
+
+fn without_run(keyspace: &Keyspace) -> Keyspace {
     let mut keyspace = keyspace.clone();
     if let Some(Entry::Bytes(node)) = keyspace.get(NODE_KEY.as_bytes()) {
         let mut node = node.to_vec();
@@ -690,14 +861,47 @@ pub fn normal(keyspace: &Keyspace) -> Keyspace {
 
 #[cfg(test)]
 mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
     use super::*;
+    use crate::mutant::{Mutant, switch_on};
+
+    fn run(case: Case) {
+        futures::executor::block_on(case(&EmbeddedSubject::default()));
+    }
+
+    fn fails(case: Case) -> bool {
+        catch_unwind(AssertUnwindSafe(|| run(case))).is_err()
+    }
 
     #[test]
     fn embedded_nodes_conform() {
-        for (name, case) in CASES {
-            println!("{name}");
-            let subject = EmbeddedSubject::default();
-            futures::executor::block_on(case(&subject));
+        let failed: Vec<_> = CASES.iter().filter(|(_, case)| fails(*case)).map(|(name, _)| name).collect();
+        assert!(failed.is_empty(), "these fail: {failed:?}");
+    }
+
+    #[test]
+    fn a_node_that_lacks_a_mechanism_does_not_conform() {
+        // Each mutant with a case that is about the mechanism; others may fail too.
+        let caught = [
+            (Mutant::KeepsOldData, "a_join_removes_all_old_data_in_slices"),
+            (Mutant::BegunTwice, "a_join_begins_once_for_each_id"),
+            (Mutant::BegunUnderAnyList, "a_join_begins_under_its_own_list_only"),
+            (Mutant::MergeAfterEnd, "merges_are_of_one_memory_and_end_with_it"),
+            (Mutant::MergeForgetsFloor, "the_floor_is_the_highest_merged"),
+            (Mutant::MergeForgetsPromise, "the_highest_ballot_and_the_highest_promise_win_a_merge"),
+            (Mutant::MergeUnmarked, "the_highest_ballot_and_the_highest_promise_win_a_merge"),
+            (Mutant::MergeKeepsTimes, "stamps_start_anew_with_a_merge"),
+            (Mutant::ServesWhileJoining, "who_joins_serves_the_list_alone"),
+            (Mutant::ForgetsWithoutFloor, "what_is_forgotten_raises_the_floor"),
+            (Mutant::ForgetsChanged, "only_what_is_as_it_was_read_is_forgotten"),
+        ];
+        for (mutant, name) in caught {
+            let of_name = CASES.iter().find(|(path, _)| path.ends_with(name));
+            let (_, case) = of_name.unwrap_or_else(|| panic!("there is no case {name}"));
+            run(*case);
+            let _out = switch_on(mutant);
+            assert!(fails(*case), "{name} does not catch {mutant}");
         }
     }
 }

@@ -2,15 +2,35 @@
 //!
 //! | key | type | holds | written by | goes when |
 //! | --- | --- | --- | --- | --- |
-//! | `majorityd:node` | string | the node record: `[format, cluster, N, index, run_id, memory, aside]` | the handshake, `found` | never |
-//! | `majorityd:r:m:` | string | the record of the member list | operations, ungated | never |
-//! | `majorityd:r:l:NAME` | string | the record of the lock NAME | operations | never, in this version |
-//! | `majorityd:i:l` | sorted set, all scores 0 | names of the locks that are held or waited for; a hint | `accept` | when empty |
-//! | `majorityd:floor` | string | the highest promise ever forgotten, as 16 bytes | `forget` | never |
+//! | `majorityd:node` | string | the node record, below | the handshake, `found`, `begin_join`, `merge`, `end_join` | never |
+//! | `majorityd:r:m:` | string | the record of the member list | `prepare` and `accept`, ungated; `merge` | never |
+//! | `majorityd:r:l:NAME` | string | the record of the lock NAME | `prepare`, `accept`, `merge` | with `forget`, and when a join removes old data |
+//! | `majorityd:i:l` | sorted set | names of the locks that are held or waited for; a hint | `accept`, `merge`, `forget` | when empty, and when a join removes old data |
+//! | `majorityd:floor` | string | the highest promise ever forgotten, as 16 bytes | `forget`, `merge` | with `begin_join`, unless of a recovery |
+//! | `majorityd:writes` | string | how many batches have changed a record, in decimal | every batch that does | with `begin_join`, unless of a recovery |
+//! | `majorityd:seen` | string | for each node `[microseconds, memory, writes]`: when a daemon last said that it reached it, by this node's clock, and the highest count out of the memory last told of; a hint | `report` | never |
+//! | `majorityd:n:INDEX` | sorted set | register keys of what the node INDEX has missed, at most 100,000; a hint | `report`, `missed` | when empty, and when a join removes old data |
 //!
-//! All are MessagePack but the floor. The keys are built by the scripts' prelude; the constants here are for tests and
-//! for the embedded node. Channels: `majorityd:CLUSTER:d:PROPOSER` wakes one daemon, `majorityd:CLUSTER:changes` tells
-//! watchers; both carry a register key.
+//! "Never" leaves out FLUSHALL. Records, the node record and what was seen are MessagePack; all scores are 0.
+//!
+//! The node record is an array. The handshake reads the first six fields and `aside`, the scripts all:
+//!
+//! | field | holds | set by |
+//! | --- | --- | --- |
+//! | 1 to 4 | format, cluster, N, index: whose node it is | the first handshake |
+//! | 5 `run_id` | the run of the server that the memory belongs to | the handshake |
+//! | 6 `memory` | the id of the memory, 8 bytes; empty for none | `found`, `begin_join`; a handshake in another run empties it |
+//! | 7 `aside` | the id of what a recovery may merge into, while that is not the memory; else empty | a handshake in another run, unless a join was under way; a recovery's `begin_join`; emptied by any other and by `end_join` |
+//! | 8 `begun` | the id that a join began with last | `begin_join` |
+//! | 9 `phase` | 0 serving, 1 old data is being removed, 2 merging | `begin_join`, `merge`, `end_join`; a handshake in another run sets it to 0 |
+//! | 10 `cursor` | where the removal of old data goes on | `begin_join`, `merge` |
+//! | 11 `recovery` | `[token, proposer]` of the recovery that the join belongs to, or false | `begin_join`, `end_join`; a handshake in another run |
+//! | 12 `merged` | how many records were merged | `begin_join`, `merge` |
+//! | 13 `moved` | when the join last moved, in microseconds of the node's clock | `begin_join`, `merge`, `end_join` |
+//!
+//! The keys are built by the scripts' prelude; the constants here are for tests and for the embedded node. Channels:
+//! `majorityd:CLUSTER:d:PROPOSER` wakes one daemon, `majorityd:CLUSTER:changes` tells watchers; both carry a register
+//! key.
 
 use crate::ids::ProposerId;
 
@@ -20,6 +40,10 @@ pub const KIND_MEMBERS: char = 'm';
 pub const KIND_LOCK: char = 'l';
 /// The node record.
 pub const NODE_KEY: &str = "majorityd:node";
+/// The highest promise ever forgotten.
+pub const FLOOR_KEY: &str = "majorityd:floor";
+/// How many batches have changed something.
+pub const WRITES_KEY: &str = "majorityd:writes";
 /// What stands before a register key.
 pub const RECORD_PREFIX: &str = "majorityd:r:";
 /// The format of records and batches that this version writes; part of the node record.

@@ -297,7 +297,8 @@ pub struct Held {
 pub struct Reported {
     /// One for each node.
     pub nodes: Vec<Told>,
-    /// The memory that the answering node had before its last start, if it has not joined again.
+    /// The memory that the answering node had before its last start, or before the recovery that is under way; `None`
+    /// once it has joined again.
     pub aside: Option<MemoryId>,
     /// How many batches have changed something on the answering node.
     pub writes: u64,

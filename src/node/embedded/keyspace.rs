@@ -139,6 +139,9 @@ impl Keyspace {
         let Some(prefix) = pattern.strip_suffix(b"*") else {
             return Reply::Error("ERR only prefixes are known here".to_owned());
         };
+        if count == 0 {
+            return Reply::Error("ERR syntax error".to_owned());
+        }
         let after = match cursor {
             b"0" => Bound::Unbounded,
             [b'k', key @ ..] => Bound::Excluded(Bytes::copy_from_slice(key)),
@@ -265,6 +268,32 @@ mod tests {
             assert_eq!(run(&mut keyspace, &["ZREM", "set", name]), Reply::Integer(1));
         }
         assert!(keyspace.is_empty());
+    }
+
+    #[test]
+    fn a_scan_looks_at_so_many_keys_and_goes_on_where_it_was() {
+        let mut keyspace = Keyspace::default();
+        for key in ["a", "p:1", "p:2", "p:4", "z"] {
+            run(&mut keyspace, &["SET", key, "x"]);
+        }
+        let scan = |keyspace: &mut Keyspace, cursor: &str, count| {
+            let reply = run(keyspace, &["SCAN", cursor, "MATCH", "p:*", "COUNT", count]);
+            let Reply::Array(reply) = reply else { panic!("{reply:?}") };
+            let Reply::Bytes(cursor) = &reply[0] else { panic!("{reply:?}") };
+            (String::from_utf8_lossy(cursor).into_owned(), reply[1].clone())
+        };
+        assert_eq!(scan(&mut keyspace, "0", "100"), ("0".into(), names(&["p:1", "p:2", "p:4"])));
+        let (cursor, shown) = scan(&mut keyspace, "0", "2");
+        assert_eq!(shown, names(&["p:1"]));
+        // The key at the cursor may go meanwhile, and others come.
+        keyspace.remove(b"p:1");
+        run(&mut keyspace, &["SET", "p:3", "x"]);
+        let (cursor, shown) = scan(&mut keyspace, &cursor, "3");
+        assert_eq!(shown, names(&["p:2", "p:3", "p:4"]));
+        assert_eq!(scan(&mut keyspace, &cursor, "3"), ("0".into(), names(&[])));
+        for bad in [["0", "MATCH", "p:*", "COUNT", "0"], ["5", "MATCH", "p:*", "COUNT", "1"]] {
+            assert!(matches!(run(&mut keyspace, &[&["SCAN"][..], &bad].concat()), Reply::Error(_)));
+        }
     }
 
     #[test]

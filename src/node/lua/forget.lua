@@ -11,8 +11,8 @@ UPKEEP[FORGET] = function(operation)
     if same and key ~= MEMBERS and record[PROMISE_TOKEN] <= promise then
       raise_floor(record[PROMISE_TOKEN], record[PROMISE_PROPOSER])
       redis.call('UNLINK', RECORDS .. key)
-      index(key, record[LISTED], 0)
       wrote = true
+      index(key, record[LISTED], 0)
       count = count + 1
     end
   end

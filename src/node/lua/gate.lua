@@ -45,7 +45,8 @@ end
 
 -- nil lets the operation pass.
 local function gate(list, operation)
-  if operation[2] == MEMBERS or is_ungated(operation[1]) then
+  -- Beyond accept, what stands second is no key.
+  if is_ungated(operation[1]) or operation[1] <= ACCEPT and operation[2] == MEMBERS then
     return nil
   end
   if operation[1] == PAGE and operation[5] then

@@ -24,8 +24,9 @@ end
 
 -- begin_join {BEGIN_JOIN, vid of the list that made the id, memory, recovery}: a new memory begins.
 -- Acts only on a node whose own list is that very list, and once for each id. All data of this cluster but the member
--- list is removed, by the merges that follow, in slices. A recovery ({token, proposer}, else false) keeps the data, and acts only
--- while the node's promise on the list is still the recovery's.
+-- list, and but what this node was told of the others' reach and writes, is removed, by the merges that follow, in
+-- slices; the floor and the count of writes go at once. A recovery ({token, proposer}, else false) keeps the data, and
+-- acts only while the node's promise on the list is still the recovery's; a memory that the node has is kept aside.
 -- Answers ACCEPTED, or {CONFLICT, token, proposer} of the list.
 UPKEEP[BEGIN_JOIN] = function(operation)
   local vid, memory, recovery = operation[2], operation[3], operation[4]
@@ -35,12 +36,17 @@ UPKEEP[BEGIN_JOIN] = function(operation)
   if recovery and not is_current(recovery) then
     return refused()
   end
+  if recovery and node[NODE_MEMORY] ~= '' and node[NODE_PHASE] == SERVING then
+    -- This node remembers. Should it restart before the end, that is what it had.
+    node[NODE_ASIDE] = node[NODE_MEMORY]
+  end
   node[NODE_MEMORY], node[NODE_BEGUN], node[NODE_RECOVERY], node[NODE_MERGED] = memory, memory, recovery, 0
   if recovery then
     node[NODE_PHASE] = MERGING
   else
     node[NODE_PHASE], node[NODE_CURSOR], node[NODE_ASIDE] = WIPING, '0', ''
-    redis.call('UNLINK', FLOOR_KEY, WRITES_KEY)
+    drop_floor()
+    redis.call('UNLINK', WRITES_KEY)
   end
   store_node()
   return ACCEPTED
@@ -105,14 +111,15 @@ UPKEEP[MERGE] = function(operation)
   return ACCEPTED
 end
 
--- end_join {END_JOIN, memory}: the copy is complete; no more merges. A repeat is ACCEPTED again.
+-- end_join {END_JOIN, memory}: the copy is complete; no more merges, and no use for what was kept aside. A repeat is
+-- ACCEPTED again.
 -- Answers ACCEPTED or {CONFLICT, token, proposer} of the list.
 UPKEEP[END_JOIN] = function(operation)
   local memory = operation[2]
   if node[NODE_MEMORY] ~= memory or node[NODE_PHASE] == WIPING or is_over() then
     return refused()
   end
-  node[NODE_PHASE], node[NODE_RECOVERY] = SERVING, false
+  node[NODE_PHASE], node[NODE_RECOVERY], node[NODE_ASIDE] = SERVING, false, ''
   store_node()
   return ACCEPTED
 end

@@ -107,6 +107,8 @@ impl Joining {
             }
         }
         if mutant::is_on(Mutant::PromotedEarly) {
+            let nothing = Operation::Merge { memory: self.memory, floor: Ballot::ZERO, rows: Vec::new() };
+            let _wiped = copy.send(self.node, &nothing).await;
             return copy.send(self.node, &Operation::EndJoin { memory: self.memory }).await.is_ok();
         }
         complete == needed && copy.send(self.node, &Operation::EndJoin { memory: self.memory }).await.is_ok()

@@ -47,6 +47,10 @@ pub const MISSES_MAX: usize = 10_000;
 /// Registers that a daemon remembers to have left with nothing to say: what it does in some ten seconds.
 pub const IDLE_MAX: usize = 200_000;
 /// Default of the records that a join copies a second: a few percent of what a node can do.
-pub const REJOIN_RATE: u64 = 20_000;
+pub const JOIN_RATE: usize = 20_000;
+/// Default of how long it is from one comparison of all nodes to the next, on average: nobody waits for what it finds.
+pub const COMPARE_INTERVAL: Duration = Duration::from_secs(600);
+/// Default of the registers that a comparison looks at a second: far below one percent of what a node can do.
+pub const COMPARE_RATE: usize = 1_000;
 /// Default of how long nobody may have reached a node before it is put out.
 pub const OUT_AFTER: Duration = Duration::from_secs(600);

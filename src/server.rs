@@ -11,7 +11,7 @@ use futures::FutureExt;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 
-use crate::config::Settings;
+use crate::config::{Recovery, Settings};
 use crate::driver::Cluster;
 use crate::grpc;
 use crate::ids::{NodeIndex, ProposerId};
@@ -23,7 +23,9 @@ use crate::node::redis::{RedisNode, RedisOptions, Runs};
 use crate::node::{Hint, HintSink, Identity, Node};
 use crate::quorum::{ClusterSize, InvalidSize};
 use crate::runtime::{Runtime, system};
+use crate::upkeep::comparing::ComparingSettings;
 use crate::upkeep::membership::MembershipSettings;
+use crate::upkeep::recovery::RecoveryMode;
 use crate::upkeep::{self, UpkeepSettings};
 
 /// How often it is looked whether a quorum can serve, beside the moments when a node's state changes.
@@ -135,12 +137,7 @@ impl Daemon {
         let cluster = Arc::new(Cluster::new(size, nodes, proposer, runtime.clone()));
         let locks = Arc::new(Locks::new(cluster.clone(), lock_settings(settings)));
         router.locks.get_or_init(|| locks.clone());
-        let membership = MembershipSettings {
-            bootstrap: settings.cluster.bootstrap,
-            ttl_max: settings.locks.ttl_max,
-            ..MembershipSettings::default()
-        };
-        upkeep::start(&cluster, UpkeepSettings { membership, ..UpkeepSettings::default() });
+        upkeep::start(&cluster, upkeep_settings(settings));
         let (sender, can_serve) = watch::channel(false);
         runtime.spawner.spawn(watch_quorum(cluster.clone(), router, sender).boxed());
         Ok(Self { cluster, locks, can_serve })
@@ -189,6 +186,25 @@ pub fn embedded_servers(count: usize, runtime: &Runtime) -> Vec<Arc<EmbeddedServ
         EmbeddedServer::new(name as u64, Arc::new(move || clock.wall_unix_ms() * 1_000))
     };
     (0..count).map(server).collect()
+}
+
+fn upkeep_settings(settings: &Settings) -> UpkeepSettings {
+    let healing = &settings.healing;
+    let recovery = match healing.recovery {
+        Recovery::Automatic => RecoveryMode::Automatic,
+        Recovery::Available => RecoveryMode::Available,
+        Recovery::Manual => RecoveryMode::Manual,
+    };
+    UpkeepSettings {
+        membership: MembershipSettings {
+            bootstrap: settings.cluster.bootstrap,
+            ttl_max: settings.locks.ttl_max,
+            join_rate: healing.join_rate,
+            recovery,
+            out_after: healing.out_after,
+        },
+        comparing: ComparingSettings { interval: healing.compare_interval, rate: healing.compare_rate },
+    }
 }
 
 fn lock_settings(settings: &Settings) -> LockSettings {

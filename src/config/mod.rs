@@ -74,6 +74,8 @@ pub struct Settings {
     pub locks: Locks,
     /// Patience with a minority of nodes.
     pub quorum: Quorum,
+    /// Nodes that come back, and what they have missed.
+    pub healing: Healing,
     /// What the daemon writes to stderr.
     pub log: Log,
 }
@@ -246,6 +248,62 @@ pub struct Quorum {
 impl Default for Quorum {
     fn default() -> Self {
         Self { patience: Duration::from_secs(3) }
+    }
+}
+
+/// `[healing]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Healing {
+    /// What happens when fewer than a quorum of the nodes have their memory.
+    pub recovery: Recovery,
+    /// Records a second that are copied to a node that joins.
+    pub join_rate: usize,
+    /// A node that no daemon has reached for so long is put out, until it is back.
+    #[serde(with = "duration_text")]
+    pub out_after: Duration,
+    /// Between two comparisons of all that the nodes hold, on average.
+    #[serde(with = "duration_text")]
+    pub compare_interval: Duration,
+    /// Registers a second that a comparison looks at.
+    pub compare_rate: usize,
+}
+
+/// What happens when fewer than a quorum of the nodes have their memory: all were restarted, or too many at a time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", try_from = "String")]
+pub enum Recovery {
+    /// The cluster is recovered when all nodes answer, from what they have kept.
+    #[default]
+    Automatic,
+    /// The same, and after half a minute without those that do not answer.
+    Available,
+    /// Nothing, until a daemon with another setting comes.
+    Manual,
+}
+
+impl TryFrom<String> for Recovery {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        match text.as_str() {
+            "automatic" => Ok(Self::Automatic),
+            "available" => Ok(Self::Available),
+            "manual" => Ok(Self::Manual),
+            _ => Err("must be \"automatic\", \"available\" or \"manual\""),
+        }
+    }
+}
+
+impl Default for Healing {
+    fn default() -> Self {
+        Self {
+            recovery: Recovery::default(),
+            join_rate: limits::JOIN_RATE,
+            out_after: limits::OUT_AFTER,
+            compare_interval: limits::COMPARE_INTERVAL,
+            compare_rate: limits::COMPARE_RATE,
+        }
     }
 }
 

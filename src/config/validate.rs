@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
-use super::{Grpc, Locks, Nodes, Problem, Settings};
+use super::{Grpc, Healing, Locks, Nodes, Problem, Settings};
 use crate::limits;
 
 /// Longest name of a cluster: it is part of the scripts and of the names of channels.
@@ -20,6 +20,8 @@ const TTL_FLOOR: Duration = Duration::from_millis(100);
 const TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
 /// Most waiters and streams that may be allowed: each takes some kilobytes.
 const COUNT_MAX: usize = 1_000_000;
+/// Shorter, and a node that restarts would be put out; and nothing is gained by comparing without a rest.
+const HEALING_MIN: Duration = Duration::from_secs(1);
 
 /// Where the nodes of a daemon come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +42,7 @@ pub fn validate(settings: &Settings, nodes: NodesFrom) -> Vec<Problem> {
     check_nodes(&mut found, &settings.nodes);
     check_grpc(&mut found, &settings.grpc);
     check_locks(&mut found, &settings.locks);
+    check_healing(&mut found, &settings.healing);
     check_between(&mut found, settings);
     if let Err(error) = EnvFilter::builder().parse(&settings.log.filter) {
         let rule = format!("must be directives such as info or info,majorityd=debug: {error}");
@@ -175,6 +178,13 @@ fn check_locks(found: &mut Found, locks: &Locks) {
     }
     found.duration("locks.offer_grace", locks.offer_grace, TTL_FLOOR, WAIT_MAX);
     found.duration("locks.look_interval", locks.look_interval, TTL_FLOOR, WAIT_MAX);
+}
+
+fn check_healing(found: &mut Found, healing: &Healing) {
+    found.count("healing.join_rate", healing.join_rate, COUNT_MAX);
+    found.count("healing.compare_rate", healing.compare_rate, COUNT_MAX);
+    found.duration("healing.out_after", healing.out_after, HEALING_MIN, limits::TTL_CEILING);
+    found.duration("healing.compare_interval", healing.compare_interval, HEALING_MIN, limits::TTL_CEILING);
 }
 
 fn check_between(found: &mut Found, settings: &Settings) {

@@ -14,6 +14,7 @@ use super::rounds;
 use super::settling::{Settled, settle};
 use crate::driver::Cluster;
 use crate::ids::NodeIndex;
+use crate::limits;
 use crate::members::State;
 use crate::node::keyspace::KIND_MEMBERS;
 use crate::node::operation::{Answer, Held, Operation, PageRequest, RegisterKey};
@@ -30,12 +31,12 @@ pub struct ComparingSettings {
     /// Between the end of one walk and the next, on average.
     pub interval: Duration,
     /// Keys a second.
-    pub rate: u64,
+    pub rate: usize,
 }
 
 impl Default for ComparingSettings {
     fn default() -> Self {
-        Self { interval: Duration::from_secs(600), rate: 1_000 }
+        Self { interval: limits::COMPARE_INTERVAL, rate: limits::COMPARE_RATE }
     }
 }
 

@@ -39,7 +39,7 @@ pub struct Copy<'a> {
     /// Whether the copy still makes sense; asked before each page.
     pub goes_on: &'a (dyn Fn() -> bool + Sync),
     /// Records a second; zero for no limit.
-    pub rate: u64,
+    pub rate: usize,
     /// The recovery that it is part of.
     pub recovery: Option<Ballot>,
     /// Told how many records each page had.

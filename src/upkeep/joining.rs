@@ -36,7 +36,7 @@ pub struct Joining {
     /// The list that has been read as agreed on and says so.
     pub list: Ballot,
     /// Records a second; zero for no limit.
-    pub rate: u64,
+    pub rate: usize,
 }
 
 impl Joining {

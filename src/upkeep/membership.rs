@@ -45,7 +45,7 @@ pub struct MembershipSettings {
     /// The longest TTL that this daemon grants.
     pub ttl_max: Duration,
     /// Records a second that a join copies; zero for no limit.
-    pub rejoin_rate: u64,
+    pub join_rate: usize,
     /// What happens when fewer than q nodes have their memory.
     pub recovery: RecoveryMode,
     /// A node that no daemon has reached for so long is put out.
@@ -57,7 +57,7 @@ impl Default for MembershipSettings {
         Self {
             bootstrap: false,
             ttl_max: limits::TTL_MAX,
-            rejoin_rate: limits::REJOIN_RATE,
+            join_rate: limits::JOIN_RATE,
             recovery: RecoveryMode::default(),
             out_after: limits::OUT_AFTER,
         }
@@ -276,7 +276,7 @@ impl Membership {
                     node,
                     memory: entry.memory,
                     list: view.vid,
-                    rate: self.settings.rejoin_rate,
+                    rate: self.settings.join_rate,
                 };
                 self.cluster.runtime.spawner.spawn(joining.run().boxed());
             }

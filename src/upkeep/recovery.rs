@@ -81,7 +81,7 @@ impl Recovery {
             let may = self.mode == RecoveryMode::Available && answered >= quorum && counted < quorum && lost;
             if !may {
                 let words = match lost {
-                    true => "; a recovery begins when all nodes answer (setting cluster.recovery)",
+                    true => "; a recovery begins when all nodes answer (setting healing.recovery)",
                     false => "",
                 };
                 return Some(missing + words);
@@ -92,7 +92,7 @@ impl Recovery {
         }
         if self.mode == RecoveryMode::Manual {
             return Some(format!(
-                "{counted} of {nodes} nodes have their memory and {quorum} are needed; all answer, but cluster.recovery is \
+                "{counted} of {nodes} nodes have their memory and {quorum} are needed; all answer, but healing.recovery is \
                  \"manual\": start a daemon with \"automatic\" to go on with what the nodes have kept"
             ));
         }
@@ -264,7 +264,7 @@ pub fn tell(cluster: &Cluster, loss: Loss, list: &MemberList) {
              lost, and what was removed may be back"
         ),
         Loss::NotAsked => format!(
-            "the cluster was recovered with {members} nodes while others did not answer, as cluster.recovery says: what only \
+            "the cluster was recovered with {members} nodes while others did not answer, as healing.recovery says: what only \
              those had is lost"
         ),
     };

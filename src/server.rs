@@ -11,6 +11,7 @@ use futures::FutureExt;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 
+use crate::cluster::{DaemonFacts, Observer};
 use crate::config::Settings;
 use crate::driver::Cluster;
 use crate::grpc;
@@ -75,6 +76,8 @@ pub struct Daemon {
     pub cluster: Arc<Cluster>,
     /// The locks.
     pub locks: Arc<Locks>,
+    /// How the cluster is.
+    pub observer: Arc<Observer>,
     /// Whether a quorum can serve.
     pub can_serve: watch::Receiver<bool>,
 }
@@ -83,7 +86,7 @@ pub struct Daemon {
 #[derive(Default)]
 struct HintRouter {
     locks: OnceLock<Arc<Locks>>,
-    states: event_listener::Event,
+    states: Arc<event_listener::Event>,
 }
 
 impl HintRouter {
@@ -134,12 +137,13 @@ impl Daemon {
         let cluster = Arc::new(Cluster::new(size, nodes, proposer, runtime.clone()));
         let locks = Arc::new(Locks::new(cluster.clone(), lock_settings(settings)));
         router.locks.get_or_init(|| locks.clone());
+        let observer = Observer::new(cluster.clone(), facts(settings, &cluster), router.states.clone());
         let membership =
             MembershipSettings { bootstrap: settings.cluster.bootstrap, ttl_max: settings.locks.ttl_max };
         runtime.spawner.spawn(Membership::new(cluster.clone(), membership).run().boxed());
         let (sender, can_serve) = watch::channel(false);
         runtime.spawner.spawn(watch_quorum(cluster.clone(), router, sender).boxed());
-        Ok(Self { cluster, locks, can_serve })
+        Ok(Self { cluster, locks, observer: Arc::new(observer), can_serve })
     }
 
     /// On the servers that the settings list.
@@ -185,6 +189,16 @@ pub fn embedded_servers(count: usize, runtime: &Runtime) -> Vec<Arc<EmbeddedServ
         EmbeddedServer::new(name as u64, Arc::new(move || clock.wall_unix_ms() * 1_000))
     };
     (0..count).map(server).collect()
+}
+
+fn facts(settings: &Settings, cluster: &Cluster) -> DaemonFacts {
+    DaemonFacts {
+        cluster: settings.cluster.name.clone(),
+        version: env!("CARGO_PKG_VERSION"),
+        proposer: cluster.proposer,
+        started_unix_ms: cluster.runtime.clock.wall_unix_ms(),
+        settings: settings.shown(),
+    }
 }
 
 fn lock_settings(settings: &Settings) -> LockSettings {
@@ -271,6 +285,7 @@ pub async fn run(
     tracing::info!(%listen, cluster = settings.cluster.name, nodes = daemon.cluster.size.nodes(), "serving gRPC");
     let services = grpc::Services {
         locks: daemon.locks,
+        observer: daemon.observer,
         runtime,
         can_serve: daemon.can_serve,
         settings: grpc_settings(&settings),

@@ -57,6 +57,21 @@ const ROOMS: &[(&str, &[&str])] = &[
         "upkeep/",
         &["ids", "limits", "mutant", "token", "quorum", "members", "node", "driver", "register", "runtime"],
     ),
+    // What it shows of an address it has the configuration redact.
+    (
+        "cluster/",
+        &[
+            "ids",
+            "limits",
+            "token",
+            "quorum",
+            "members",
+            "node",
+            "driver",
+            "runtime",
+            "config::address::redact",
+        ],
+    ),
     // The simulation, under the same code.
     (
         "sim/",
@@ -68,7 +83,17 @@ const ROOMS: &[(&str, &[&str])] = &[
     // The edges. An error of a register is part of a facade's error, and the one error map has to match on it.
     (
         "grpc/",
-        &["ids", "limits", "token", "lock", "proto", "runtime", "telemetry", "register::RegisterError"],
+        &[
+            "ids",
+            "limits",
+            "token",
+            "lock",
+            "cluster",
+            "proto",
+            "runtime",
+            "telemetry",
+            "register::RegisterError",
+        ],
     ),
     ("config/", &["limits"]),
     ("telemetry.rs", &["config"]),
@@ -118,6 +143,7 @@ const PURE: &[&str] = &[
     "register/reader.rs",
     "lock/change.rs",
     "lock/value.rs",
+    "cluster/status.rs",
     "node/keyspace.rs",
     "node/operation.rs",
 ];

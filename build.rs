@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 
 const ROOT: &str = "proto";
-const FILES: [&str; 2] = ["majority/v1/common.proto", "majority/v1/lock.proto"];
+const FILES: [&str; 3] = ["majority/v1/cluster.proto", "majority/v1/common.proto", "majority/v1/lock.proto"];
 /// They carry a lease id, which is not printed: `grpc::convert` writes their `Debug` by hand.
 const SECRET: [&str; 3] = [".majority.v1.Lease", ".majority.v1.ExtendRequest", ".majority.v1.ReleaseRequest"];
 

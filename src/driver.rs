@@ -16,7 +16,7 @@ use crate::idle::Idle;
 use crate::ids::{MemoryId, NodeIndex, ProposerId};
 use crate::members::{Board, EventKind, View, Views};
 use crate::mutant::{self, Mutant};
-use crate::node::batch::{Batcher, Delivery, Reply};
+use crate::node::batch::{Batcher, Delivery, Reply, memory_of};
 use crate::node::operation::{Answer, Operation};
 use crate::node::wire::Encoded;
 use crate::node::{Node, NodeState};
@@ -147,12 +147,11 @@ impl Cluster {
         self.size.indexes().filter(|node| self.is_reachable(&view, *node)).count()
     }
 
-    fn is_reachable(&self, view: &View, node: NodeIndex) -> bool {
+    /// Whether a node is a member and connected with the memory that the list names, as last seen.
+    pub fn is_reachable(&self, view: &View, node: NodeIndex) -> bool {
         let batcher = &self.batchers[usize::from(node.0)];
         let NodeState::Ready(welcome) = batcher.node().state() else { return false };
-        // A memory may be given after the handshake, but only to the run that shook hands.
-        let last = batcher.last_reply().filter(|last| last.run_id == welcome.run_id);
-        view.counts(node, last.map_or(welcome.memory, |last| last.memory))
+        view.counts(node, memory_of(&welcome, batcher.last_reply().as_ref()))
     }
 
     /// What is wrong with each node that can't be counted on, for people.

@@ -5,6 +5,7 @@
 //! * [`cli`] and [`config`]: what is typed and what is set. [`server`] puts everything together, [`telemetry`] logs.
 //! * [`grpc`]: the API; [`proto`] has its generated code. Checks requests, calls a facade, maps errors in one place.
 //! * [`lock`]: locks as pure changes of a value, and the facade with its waiting and its streams.
+//! * [`cluster`]: how the cluster is, for people: what each node is worth now, and what may still fail.
 //! * [`register`]: agreement on one value by CASPaxos: the proposer (pure), ages (pure), the line of changes per key.
 //! * [`members`]: whose answers count (pure); [`upkeep`] keeps that list read, repaired and founded.
 //! * [`driver`]: the one loop that carries out what a protocol machine wants, over all nodes.
@@ -16,6 +17,7 @@
 //! `docs/architecture.md` follows one request through them; `docs/protocol.md` has the protocol.
 
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod driver;
 pub mod grpc;

@@ -137,7 +137,7 @@ mutants! {
     ListUncommitted = "list-uncommitted",
     /// A founding grants at once although something was there before. Leases run out first; section 2.
     FoundingTrusted = "founding-trusted",
-    /// A daemon that has seen a list founds a cluster. What was lost is not new; section 2.
+    /// A daemon that has seen a list founds a cluster as if it were new. What was lost is not new; section 2.
     FoundsAgain = "founds-again",
     /// A cluster is founded by q nodes. One left out may know the cluster that there is; section 2.
     FoundsWithQuorum = "founds-with-quorum",

@@ -11,6 +11,7 @@ use futures::FutureExt;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 
+use crate::cluster::{DaemonFacts, Observer};
 use crate::config::{Recovery, Settings};
 use crate::driver::Cluster;
 use crate::grpc;
@@ -78,6 +79,8 @@ pub struct Daemon {
     pub cluster: Arc<Cluster>,
     /// The locks.
     pub locks: Arc<Locks>,
+    /// How the cluster is.
+    pub observer: Arc<Observer>,
     /// Whether a quorum can serve.
     pub can_serve: watch::Receiver<bool>,
 }
@@ -86,7 +89,7 @@ pub struct Daemon {
 #[derive(Default)]
 struct HintRouter {
     locks: OnceLock<Arc<Locks>>,
-    states: event_listener::Event,
+    states: Arc<event_listener::Event>,
 }
 
 impl HintRouter {
@@ -137,10 +140,11 @@ impl Daemon {
         let cluster = Arc::new(Cluster::new(size, nodes, proposer, runtime.clone()));
         let locks = Arc::new(Locks::new(cluster.clone(), lock_settings(settings)));
         router.locks.get_or_init(|| locks.clone());
+        let observer = Observer::new(cluster.clone(), facts(settings, &cluster), router.states.clone());
         upkeep::start(&cluster, upkeep_settings(settings));
         let (sender, can_serve) = watch::channel(false);
         runtime.spawner.spawn(watch_quorum(cluster.clone(), router, sender).boxed());
-        Ok(Self { cluster, locks, can_serve })
+        Ok(Self { cluster, locks, observer: Arc::new(observer), can_serve })
     }
 
     /// On the servers that the settings list.
@@ -204,6 +208,16 @@ fn upkeep_settings(settings: &Settings) -> UpkeepSettings {
             out_after: healing.out_after,
         },
         comparing: ComparingSettings { interval: healing.compare_interval, rate: healing.compare_rate },
+    }
+}
+
+fn facts(settings: &Settings, cluster: &Cluster) -> DaemonFacts {
+    DaemonFacts {
+        cluster: settings.cluster.name.clone(),
+        version: env!("CARGO_PKG_VERSION"),
+        proposer: cluster.proposer,
+        started_unix_ms: cluster.runtime.clock.wall_unix_ms(),
+        settings: settings.shown(),
     }
 }
 
@@ -291,6 +305,7 @@ pub async fn run(
     tracing::info!(%listen, cluster = settings.cluster.name, nodes = daemon.cluster.size.nodes(), "serving gRPC");
     let services = grpc::Services {
         locks: daemon.locks,
+        observer: daemon.observer,
         runtime,
         can_serve: daemon.can_serve,
         settings: grpc_settings(&settings),

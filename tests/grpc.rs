@@ -4,6 +4,8 @@
 
 #[path = "grpc/acquire.rs"]
 mod acquire;
+#[path = "grpc/cluster.rs"]
+mod cluster;
 #[path = "grpc/crowd.rs"]
 mod crowd;
 #[path = "grpc/edge.rs"]

@@ -16,6 +16,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("limits.rs", &[]),
     ("token.rs", &["ids", "limits"]),
     ("runtime/", &[]),
+    ("idle.rs", &["limits", "node::operation", "runtime"]),
     // Asked by each mechanism whether a test has taken it out.
     ("mutant.rs", &[]),
     ("quorum/", &["ids", "limits", "mutant"]),
@@ -23,7 +24,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     // From the wire up.
     ("node/", &["ids", "limits", "mutant", "token", "quorum", "members", "runtime"]),
     ("node/redis", &["ids", "limits", "token", "config", "runtime", "telemetry"]),
-    ("driver.rs", &["ids", "limits", "mutant", "token", "quorum", "members", "node", "runtime"]),
+    ("driver.rs", &["idle", "ids", "limits", "mutant", "token", "quorum", "members", "node", "runtime"]),
     (
         "register/",
         &[
@@ -55,7 +56,22 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     (
         "upkeep/",
-        &["ids", "limits", "mutant", "token", "quorum", "members", "node", "driver", "register", "runtime"],
+        &["idle", "ids", "limits", "mutant", "token", "quorum", "members", "node", "driver", "register", "runtime"],
+    ),
+    // What it shows of an address it has the configuration redact.
+    (
+        "cluster/",
+        &[
+            "ids",
+            "limits",
+            "token",
+            "quorum",
+            "members",
+            "node",
+            "driver",
+            "runtime",
+            "config::address::redact",
+        ],
     ),
     // The simulation, under the same code.
     (
@@ -68,7 +84,17 @@ const ROOMS: &[(&str, &[&str])] = &[
     // The edges. An error of a register is part of a facade's error, and the one error map has to match on it.
     (
         "grpc/",
-        &["ids", "limits", "token", "lock", "proto", "runtime", "telemetry", "register::RegisterError"],
+        &[
+            "ids",
+            "limits",
+            "token",
+            "lock",
+            "cluster",
+            "proto",
+            "runtime",
+            "telemetry",
+            "register::RegisterError",
+        ],
     ),
     ("config/", &["limits"]),
     ("telemetry.rs", &["config"]),
@@ -118,6 +144,7 @@ const PURE: &[&str] = &[
     "register/reader.rs",
     "lock/change.rs",
     "lock/value.rs",
+    "cluster/status.rs",
     "node/keyspace.rs",
     "node/operation.rs",
 ];

@@ -8,6 +8,7 @@ use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
 use super::{EXIT_FAILURE, EXIT_UNAVAILABLE, EXIT_USAGE};
+use crate::proto::v1::cluster_service_client::ClusterServiceClient;
 use crate::proto::v1::lock_service_client::LockServiceClient;
 
 /// A client of the lock service.
@@ -81,6 +82,16 @@ impl Daemons {
     /// A client with a new connection, which is made at its first call.
     pub fn client(&self) -> Client {
         LockServiceClient::new(self.target().endpoint.connect_lazy())
+    }
+
+    /// The same of the cluster service.
+    pub fn cluster_client(&self) -> ClusterServiceClient<Channel> {
+        ClusterServiceClient::new(self.target().endpoint.connect_lazy())
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.targets.len()
     }
 
     /// Goes on to the next daemon, or stays with the only one.

@@ -10,6 +10,7 @@ pub mod lock;
 pub mod locks;
 mod say;
 pub mod serve;
+pub mod status;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -70,6 +71,11 @@ pub enum Command {
     Lock(lock::Lock),
     /// Look at locks, or release one by force
     Locks(locks::Locks),
+    /// Show how the cluster is: its nodes, whether a quorum serves, and what may still fail
+    ///
+    /// Asks one daemon, which answers from what it knows, also when no quorum of nodes can be reached. (`check` asks the
+    /// servers themselves, and needs no daemon.)
+    Status(status::Status),
 }
 
 /// How a command prints what it found.
@@ -169,6 +175,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Check(command) => block_on(command.run()),
         Command::Lock(command) => block_on(command.run()),
         Command::Locks(command) => block_on(command.run()),
+        Command::Status(command) => block_on(command.run()),
     }
 }
 

@@ -80,6 +80,40 @@ pub struct Settings {
     pub log: Log,
 }
 
+impl Settings {
+    /// Every setting that has a value, as `section.key` and as an environment variable would have it, in the order of
+    /// the names. Fit for everybody to see: no secret, and of an address nothing that may be one.
+    pub fn shown(&self) -> Vec<(String, String)> {
+        let mut shown = Vec::new();
+        let value = serde_json::to_value(self).expect("settings serialize to JSON");
+        show_in("", &value, &mut shown);
+        shown
+    }
+}
+
+fn show_in(name: &str, value: &serde_json::Value, shown: &mut Vec<(String, String)>) {
+    use serde_json::Value;
+    let text = match value {
+        Value::Object(section) => {
+            for (key, value) in section {
+                let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+                show_in(&name, value, shown);
+            }
+            return;
+        }
+        Value::Null => return,
+        // The only lists are of addresses.
+        Value::Array(list) if list.is_empty() => return,
+        Value::Array(list) => {
+            let texts: Vec<String> = list.iter().filter_map(Value::as_str).map(address::redact).collect();
+            texts.join(",")
+        }
+        Value::String(text) => text.clone(),
+        Value::Bool(_) | Value::Number(_) => value.to_string(),
+    };
+    shown.push((name.to_owned(), text));
+}
+
 /// `[cluster]`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -429,6 +463,26 @@ mod tests {
         {
             assert!(!shown.contains("hunter2"), "{shown}");
             assert!(shown.contains(REDACTED), "{shown}");
+        }
+    }
+
+    #[test]
+    fn all_that_is_set_is_shown_in_one_list_without_secrets() {
+        let mut settings = Settings::default();
+        settings.nodes.password = Some(Secret::new("hunter2"));
+        // The password where a user belongs: a mistake that must not be shown either.
+        let addresses = ["redis://me:hunter2@a:1", "redis://hunter2@b:2/3", "redis://c"];
+        settings.nodes.addresses =
+            addresses.iter().map(|text| NodeAddress::parse(text).expect("good")).collect();
+        let shown = settings.shown();
+        assert!(shown.is_sorted() && !format!("{shown:?}").contains("hunter2"), "{shown:?}");
+        let of = |name: &str| shown.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        assert_eq!(of("nodes.addresses"), Some("redis://***@a:1,redis://***@b:2/3,redis://c:6379"));
+        assert_eq!(of("nodes.password"), Some(REDACTED));
+        assert_eq!(of("locks.ttl_max"), Some("5m"));
+        assert_eq!((of("cluster.bootstrap"), of("nodes.tls.ca_file")), (Some("false"), None));
+        for (name, _) in &shown {
+            assert!(load::SETTINGS.contains(name), "{name}");
         }
     }
 

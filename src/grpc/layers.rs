@@ -33,9 +33,8 @@ use crate::runtime::{Clock, Moment};
 /// The most that an answer gets to travel to the client before the client's deadline.
 const MARGIN_MAX: Duration = Duration::from_millis(100);
 
-/// Services that are never refused for the number of calls: whoever asks how the daemon is must get an answer when it
-/// is full.
-const UNLIMITED_PREFIX: &str = "/grpc.health.v1.Health/";
+/// Calls that are never refused for their number: whoever asks how the daemon is must get an answer when it is full.
+const UNLIMITED_PREFIXES: [&str; 2] = ["/grpc.health.v1.Health/", "/majority.v1.ClusterService/GetStatus"];
 /// Methods that a full connection may still call: a client whose waiting calls fill its connection must be able to
 /// release and extend what they wait for.
 const ENDING_METHODS: [&str; 2] = ["/majority.v1.LockService/Release", "/majority.v1.LockService/Extend"];
@@ -226,7 +225,7 @@ impl CallLayer {
     /// Counts the call, or refuses it.
     fn admit(&self, request: &Request<Body>) -> Result<Vec<Counted>, tonic::Status> {
         let path = request.uri().path();
-        if path.starts_with(UNLIMITED_PREFIX) {
+        if UNLIMITED_PREFIXES.iter().any(|prefix| path.starts_with(prefix)) {
             return Ok(vec![]);
         }
         let connection = request.extensions().get::<ConnectionInfo>().map(|info| &info.calls);

@@ -3,20 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::{self, BoxFuture, Either};
+use futures::StreamExt;
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt};
 use tokio::sync::watch;
 use tonic::{Extensions, Request, Response, Status};
 
 use super::convert::{self, Limits};
 use super::layers::CallTime;
 use super::status::{self, Repeat};
+use super::streams::{self, failed};
 use crate::ids::Owner;
-use crate::lock::{LockError, Locks};
+use crate::lock::Locks;
 use crate::proto::v1;
 use crate::proto::v1::lock_service_server::LockService;
-use crate::register::RegisterError;
 use crate::runtime::{Clock, Moment};
 
 /// The service over the wire.
@@ -36,38 +35,12 @@ pub struct LockApi {
 impl LockApi {
     /// When the call came and until when its client listens.
     fn time(&self, extensions: &Extensions) -> CallTime {
-        let without_layer =
-            || CallTime { arrived: self.clock.now(), client_deadline: None, stream_deadline: None };
-        extensions.get::<CallTime>().copied().unwrap_or_else(without_layer)
+        streams::time_of(extensions, &*self.clock)
     }
 
     /// Until when a call is to be answered that asks to wait so long.
     fn deadline(&self, extensions: &Extensions, wait: Duration) -> Moment {
         self.time(extensions).deadline(self.deadline_default, wait)
-    }
-
-    /// Ends a stream at its client's deadline. Most clients do that by themselves, but not all.
-    fn until_deadline<T: Send + 'static>(
-        &self,
-        events: impl Stream<Item = Result<T, Status>> + Send + 'static,
-        time: CallTime,
-    ) -> BoxStream<'static, Result<T, Status>> {
-        let Some(deadline) = time.stream_deadline else { return events.boxed() };
-        let waited = deadline.since(time.arrived);
-        let timer = self.clock.sleep_until(deadline);
-        let state = Some((events.boxed(), timer));
-        let next = move |state: Option<(BoxStream<'static, _>, BoxFuture<'static, ()>)>| async move {
-            let (mut events, timer) = state?;
-            match future::select(events.next(), timer).await {
-                Either::Left((Some(event), timer)) => Some((event, Some((events, timer)))),
-                Either::Left((None, _)) => None,
-                Either::Right(_) => {
-                    let error = LockError::Register(RegisterError::DeadlineExceeded { waited });
-                    Some((Err(failed(&error, Repeat::Harmless)), None))
-                }
-            }
-        };
-        futures::stream::unfold(state, next).boxed()
     }
 
     /// A wait ends with the call.
@@ -82,12 +55,6 @@ fn repeat_of(owner: Option<&Owner>) -> Repeat {
         Some(_) => Repeat::Harmless,
         None => Repeat::Harmful,
     }
-}
-
-/// The edge is where an error is logged, with all its causes.
-fn failed(error: &LockError, repeat: Repeat) -> Status {
-    tracing::debug!(error = error as &dyn std::error::Error, "failed");
-    status::lock(error, repeat)
 }
 
 #[tonic::async_trait]
@@ -143,7 +110,7 @@ impl LockService for LockApi {
             Ok(event) => Ok(convert::hold_event(&event, clock.now())),
             Err(error) => Err(failed(&error, repeat)),
         });
-        Ok(Response::new(self.until_deadline(events, time)))
+        Ok(Response::new(streams::until_deadline(&self.clock, events, time)))
     }
 
     async fn get_lock(
@@ -175,18 +142,12 @@ impl LockService for LockApi {
     ) -> Result<Response<Self::WatchLockStream>, Status> {
         let time = self.time(request.extensions());
         let name = convert::name(&request.get_ref().name, &self.limits).map_err(|e| status::invalid(&e))?;
-        let mut stopping = self.stopping.clone();
-        let stopped = async move {
-            // A sender that is gone has stopped too.
-            let _ = stopping.wait_for(|stopping| *stopping).await;
-        };
-        // A watch ends with the daemon only, so its end says that.
-        let end = futures::stream::once(async { Err(LockError::ShuttingDown) });
-        let events = self.locks.watch(name).take_until(stopped).chain(end).map(|event| match event {
+        let events = self.locks.watch(name).map(|event| match event {
             Ok(event) => Ok(convert::watch_event(&event)),
             Err(error) => Err(failed(&error, Repeat::Harmless)),
         });
-        Ok(Response::new(self.until_deadline(events, time)))
+        let events = streams::until_stopped(events, self.stopping.clone());
+        Ok(Response::new(streams::until_deadline(&self.clock, events, time)))
     }
 
     async fn force_release(

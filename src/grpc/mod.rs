@@ -2,16 +2,19 @@
 //!
 //! ```text
 //! listener -> Connection (counts) -> CallLayer (deadline, limits, span) -> LockApi -> Locks
+//!                                                                       -> ClusterApi -> Observer
 //!                                                                       -> health, reflection v1 and v1alpha
 //! ```
 //!
-//! Read [`lock`] for the handlers, [`convert`] for what is checked, [`status`] for errors and [`layers`] for what every
+//! Read [`lock`] and [`cluster`] for the handlers, [`convert`] for what is checked, [`status`] for errors and [`layers`] for what every
 //! call goes through. Nothing here decides anything about locks.
 
+pub mod cluster;
 pub mod convert;
 pub mod layers;
 pub mod lock;
 pub mod status;
+pub mod streams;
 
 use std::future::Future;
 use std::io;
@@ -31,10 +34,13 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
 
+use crate::cluster::Observer;
 use crate::lock::Locks;
 use crate::proto::FILE_DESCRIPTOR_SET;
+use crate::proto::v1::cluster_service_server::ClusterServiceServer;
 use crate::proto::v1::lock_service_server::LockServiceServer;
 use crate::runtime::{Clock, Runtime};
+use cluster::ClusterApi;
 use convert::Limits;
 use layers::{CallLayer, Connection, Gauge};
 use lock::LockApi;
@@ -95,6 +101,8 @@ impl Default for Settings {
 pub struct Services {
     /// Behind `LockService`.
     pub locks: Arc<Locks>,
+    /// Behind `ClusterService`.
+    pub observer: Arc<Observer>,
     /// Clock and tasks.
     pub runtime: Runtime,
     /// Whether a quorum can serve; health says SERVING exactly while it is true.
@@ -128,11 +136,20 @@ pub fn routes(
         clock: services.runtime.clock.clone(),
         limits: services.settings.limits.clone(),
         deadline_default: services.settings.deadline_default,
+        stopping: stopping.clone(),
+    };
+    let cluster = ClusterApi {
+        observer: services.observer.clone(),
+        clock: services.runtime.clock.clone(),
+        limits: services.settings.limits.clone(),
         stopping,
     };
-    let locks = LockServiceServer::new(api).max_decoding_message_size(services.settings.message_bytes_max);
+    let bytes_max = services.settings.message_bytes_max;
+    let locks = LockServiceServer::new(api).max_decoding_message_size(bytes_max);
+    let cluster = ClusterServiceServer::new(cluster).max_decoding_message_size(bytes_max);
     // Older clients and many tools ask for v1alpha only.
     Ok(Routes::new(locks)
+        .add_service(cluster)
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?))
@@ -162,7 +179,8 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let (stop, stopping) = watch::channel(false);
     let (reporter, health) = tonic_health::server::health_reporter();
-    report(&reporter, false).await;
+    report(&reporter, &QUORUM_NAMES, false).await;
+    report(&reporter, &STEADY_NAMES, true).await;
     let routes = routes(&services, health, stopping.clone())?.prepare();
 
     let settings = &services.settings;
@@ -196,7 +214,7 @@ pub async fn serve(
             () = shutdown => {}
             () = follow_quorum(&reporter, services.can_serve.clone()) => {}
         }
-        report(&reporter, false).await;
+        report_stopped(&reporter).await;
         stop.send_replace(true);
         services.locks.shut_down();
         close_health_watches(reporter.clone()).await;
@@ -269,13 +287,15 @@ fn paced<T>(
     })
 }
 
-/// The names under which health is reported: the daemon as a whole, and each service.
-const HEALTH_NAMES: [&str; 2] = ["", <LockServiceServer<LockApi> as NamedService>::NAME];
+/// The names under which it is reported whether a quorum can serve: the daemon as a whole, and each service that needs one.
+const QUORUM_NAMES: [&str; 2] = ["", <LockServiceServer<LockApi> as NamedService>::NAME];
+/// The services that serve for as long as the daemon runs.
+const STEADY_NAMES: [&str; 1] = [<ClusterServiceServer<ClusterApi> as NamedService>::NAME];
 
-async fn report(reporter: &HealthReporter, serving: bool) {
+async fn report(reporter: &HealthReporter, names: &[&str], serving: bool) {
     let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
-    for name in HEALTH_NAMES {
-        reporter.set_service_status(name, status).await;
+    for name in names {
+        reporter.set_service_status(*name, status).await;
     }
 }
 
@@ -283,9 +303,9 @@ async fn report(reporter: &HealthReporter, serving: bool) {
 async fn follow_quorum(reporter: &HealthReporter, mut can_serve: watch::Receiver<bool>) {
     loop {
         let now = *can_serve.borrow_and_update();
-        report(reporter, now).await;
+        report(reporter, &QUORUM_NAMES, now).await;
         if can_serve.changed().await.is_err() {
-            report(reporter, false).await;
+            report(reporter, &QUORUM_NAMES, false).await;
             return std::future::pending().await;
         }
     }
@@ -294,8 +314,13 @@ async fn follow_quorum(reporter: &HealthReporter, mut can_serve: watch::Receiver
 /// Ends the streams of `Health.Watch`, which have said NOT_SERVING by now and would hold up the shutdown. Checks on
 /// connections that are still open go on being answered NOT_SERVING.
 async fn close_health_watches(mut reporter: HealthReporter) {
-    for name in HEALTH_NAMES {
+    for name in QUORUM_NAMES.iter().chain(&STEADY_NAMES) {
         reporter.clear_service_status(name).await;
     }
-    report(&reporter, false).await;
+    report_stopped(&reporter).await;
+}
+
+async fn report_stopped(reporter: &HealthReporter) {
+    report(reporter, &QUORUM_NAMES, false).await;
+    report(reporter, &STEADY_NAMES, false).await;
 }

@@ -42,6 +42,8 @@ pub enum Reason {
     InvalidHoldLimit,
     /// A disconnect policy is unknown.
     InvalidDisconnectPolicy,
+    /// An interval is malformed or negative.
+    InvalidInterval,
     /// Something is larger than it may be.
     TooLarge,
     /// The lease is not the lock's any more.
@@ -92,7 +94,7 @@ pub enum Repeat {
 
 impl Reason {
     /// All of them, in the order of `docs/errors.md`.
-    pub const ALL: [Reason; 25] = [
+    pub const ALL: [Reason; 26] = [
         Reason::InvalidName,
         Reason::InvalidOwner,
         Reason::InvalidTtl,
@@ -104,6 +106,7 @@ impl Reason {
         Reason::InvalidFencingToken,
         Reason::InvalidHoldLimit,
         Reason::InvalidDisconnectPolicy,
+        Reason::InvalidInterval,
         Reason::TooLarge,
         Reason::LeaseLost,
         Reason::TokenNotHeld,
@@ -134,6 +137,7 @@ impl Reason {
             Reason::InvalidFencingToken => "INVALID_FENCING_TOKEN",
             Reason::InvalidHoldLimit => "INVALID_HOLD_LIMIT",
             Reason::InvalidDisconnectPolicy => "INVALID_DISCONNECT_POLICY",
+            Reason::InvalidInterval => "INVALID_INTERVAL",
             Reason::TooLarge => "TOO_LARGE",
             Reason::LeaseLost => "LEASE_LOST",
             Reason::TokenNotHeld => "TOKEN_NOT_HELD",
@@ -166,6 +170,7 @@ impl Reason {
             | Reason::InvalidFencingToken
             | Reason::InvalidHoldLimit
             | Reason::InvalidDisconnectPolicy
+            | Reason::InvalidInterval
             | Reason::TooLarge => Code::InvalidArgument,
             Reason::LeaseLost | Reason::TokenNotHeld => Code::FailedPrecondition,
             Reason::NoQuorum | Reason::Recovering | Reason::ShuttingDown => Code::Unavailable,
@@ -195,6 +200,7 @@ impl Reason {
             | Reason::InvalidFencingToken
             | Reason::InvalidHoldLimit
             | Reason::InvalidDisconnectPolicy
+            | Reason::InvalidInterval
             | Reason::TooLarge
             | Reason::TooManyWaiters
             | Reason::Overloaded
@@ -227,6 +233,7 @@ impl Reason {
             | Reason::InvalidFencingToken
             | Reason::InvalidHoldLimit
             | Reason::InvalidDisconnectPolicy
+            | Reason::InvalidInterval
             | Reason::TooLarge
             | Reason::LeaseLost
             | Reason::TokenNotHeld
@@ -377,8 +384,8 @@ fn build(
     Status::with_error_details(code, bounded(text), details)
 }
 
-/// At most [`TEXT_BYTES_MAX`] bytes, cut between characters.
-fn bounded(text: &str) -> String {
+/// A text of at most 1,024 bytes: a longer one is cut between characters.
+pub fn bounded(text: &str) -> String {
     if text.len() <= TEXT_BYTES_MAX {
         return text.to_owned();
     }

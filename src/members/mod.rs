@@ -9,6 +9,6 @@ pub mod change;
 pub mod list;
 pub mod view;
 
-pub use board::{Board, EventKind};
+pub use board::{Board, Event, EventKind, JoinProgress, NodeNotes};
 pub use list::{Entry, Loss, MemberList, State};
 pub use view::{View, Views};

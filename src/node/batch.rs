@@ -13,6 +13,7 @@ use futures::channel::mpsc;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt, select_biased};
 
+use super::handshake::Welcome;
 use super::operation::{Answer, RegisterKey};
 use super::wire::{BatchReply, Encoded, decode, encode};
 use super::{CallError, Node, NodeState};
@@ -87,6 +88,12 @@ pub struct LastReply {
     pub round_trip: Duration,
     /// The highest count of writes that it answered out of this memory.
     pub writes: u64,
+}
+
+/// The memory that a connected node was last seen with. One may be given after the handshake, but only to the run that
+/// shook hands.
+pub fn memory_of(welcome: &Welcome, last: Option<&LastReply>) -> Option<MemoryId> {
+    last.filter(|last| last.run_id == welcome.run_id).map_or(welcome.memory, |last| last.memory)
 }
 
 /// Registers whose value a node was to store and has not, as far as is known.

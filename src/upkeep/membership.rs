@@ -389,9 +389,14 @@ impl Membership {
         Next::Again
     }
 
-    /// A daemon that has once seen a list founds nothing: what it can't find any more was lost.
+    /// What a daemon that has seen a list can't find any more was lost, which is for the operator where the settings say so.
     fn may_found(&self) -> bool {
-        !self.seen_list || mutant::is_on(Mutant::FoundsAgain)
+        !self.was_lost() || self.settings.recovery != RecoveryMode::Manual
+    }
+
+    /// This daemon has seen a list: a cluster that looks new is one that lost everything.
+    fn was_lost(&self) -> bool {
+        self.seen_list && !mutant::is_on(Mutant::FoundsAgain)
     }
 
     /// Founds a new cluster, or starts a founding over that got stuck before anybody served by it.
@@ -401,7 +406,7 @@ impl Membership {
         runtime.clock.sleep_until(runtime.clock.now() + jitter).await;
         let answers = rounds::read(&self.cluster).await;
         let clean = matches!(judge(&answers, self.cluster.size), Judgement::Absent { new_cluster: true });
-        if clean {
+        if clean && !self.was_lost() {
             self.seen_clean = Some(runtime.clock.now());
         }
         if clean != stuck.is_none() {
@@ -426,15 +431,21 @@ impl Membership {
             _ => return,
         };
         let fresh = self.cluster.size.indexes().map(|_| rounds::fresh_memory(&self.cluster)).collect();
-        // The operator's word is for a clean founding. Where something was there, what it held may be still held; but
+        let lost = kept.as_ref().map_or(self.was_lost(), |kept| kept.loss == Loss::Anything);
+        // The operator's word is for a clean founding of a new cluster. Where something was there, what it held may be still held; but
         // not where this very daemon saw a moment ago that there was nothing, and nobody has served since.
         let seen_clean = self.seen_clean.is_some_and(|at| runtime.clock.now().since(at) < CLEAN_FOR);
         let clean = kept.is_none() || seen_clean || mutant::is_on(Mutant::FoundingTrusted);
-        let trusted = self.settings.bootstrap && clean;
+        let trusted = self.settings.bootstrap && clean && !lost;
         let recovery = (!trusted).then_some(Stamp { ballot, ordinal: 0 });
-        let ttl_max_ms = u64::try_from(self.settings.ttl_max.as_millis()).unwrap_or(u64::MAX);
-        let list =
+        // Leases of a cluster that was lost may be as long as its list said.
+        let known = self.cluster.views.current().map_or(0, |view| view.list.ttl_max_ms);
+        let ttl_max_ms = u64::try_from(self.settings.ttl_max.as_millis()).unwrap_or(u64::MAX).max(known);
+        let mut list =
             founding_list(fresh, kept.as_ref().map(|list| (list, &promised[..])), ttl_max_ms, recovery);
+        if lost {
+            list.loss = Loss::Anything;
+        }
         let accept = rounds::accept_of(ballot, ballot, base.as_ref(), &list);
         let accepted = self.cluster.ask_all(&Operation::Accept(Arc::new(accept))).await;
         if accepted.iter().filter(|(_, _, answer)| *answer == Answer::Accepted).count() < all {
@@ -457,6 +468,11 @@ impl Membership {
         if rounds::change(&self.cluster, Some(MemberChange::ConfirmFounding)).await {
             let nodes = self.cluster.size.nodes();
             tracing::info!(nodes, waiting = !trusted, "a new cluster was founded");
+            self.cluster.happened(
+                EventKind::Founded,
+                None,
+                format!("a cluster of {nodes} nodes was founded"),
+            );
         }
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use majorityd::proto::v1;
+use majorityd::proto::v1::cluster_service_client::ClusterServiceClient;
 use majorityd::proto::v1::lock_service_client::LockServiceClient;
 use tokio::net::UnixListener;
 use tokio_stream::StreamExt;
@@ -39,6 +40,7 @@ async fn health_follows_the_quorum_and_ends_with_the_daemon() {
     let channel = served.channel().await;
     let mut overall = watch_health(&channel, "").await;
     let mut locks = watch_health(&channel, SERVICE).await;
+    let mut nodes_health = watch_health(&channel, CLUSTER_SERVICE).await;
 
     for nodes in [&[0, 1][..], &[1, 2], &[0, 1, 2]] {
         cluster.set_network(nodes, Network::Cut);
@@ -46,6 +48,7 @@ async fn health_follows_the_quorum_and_ends_with_the_daemon() {
         assert_eq!(next_status(&mut locks).await, Some(ServingStatus::NotServing));
         assert_eq!(check(&channel, "").await, ServingStatus::NotServing);
         assert_eq!(check(&channel, SERVICE).await, ServingStatus::NotServing);
+        assert_eq!(check(&channel, CLUSTER_SERVICE).await, ServingStatus::Serving, "it needs no quorum");
         cluster.set_network(nodes, Network::Whole);
         assert_eq!(next_status(&mut overall).await, Some(ServingStatus::Serving));
         assert_eq!(next_status(&mut locks).await, Some(ServingStatus::Serving));
@@ -55,8 +58,9 @@ async fn health_follows_the_quorum_and_ends_with_the_daemon() {
     served.stop.send(()).unwrap();
     assert_eq!(next_status(&mut overall).await, Some(ServingStatus::NotServing));
     assert_eq!(next_status(&mut locks).await, Some(ServingStatus::NotServing));
+    assert_eq!(next_status(&mut nodes_health).await, Some(ServingStatus::NotServing));
     assert_eq!(next_status(&mut overall).await, None);
-    drop((channel, overall, locks));
+    drop((channel, overall, locks, nodes_health));
     within(served.task).await.unwrap().unwrap();
 }
 
@@ -116,6 +120,7 @@ async fn reflection_lists_the_services_in_both_versions() {
         }
     };
     assert!(services.iter().any(|name| name == SERVICE), "{services:?}");
+    assert!(services.iter().any(|name| name == CLUSTER_SERVICE), "{services:?}");
     assert!(services.iter().any(|name| name == "grpc.health.v1.Health"), "{services:?}");
 
     // The second is what grpcurl asks for to print the details of errors.
@@ -152,6 +157,10 @@ async fn calls_past_the_limit_are_told_so_and_health_and_release_are_not() {
     let status = client.extend(v1::ExtendRequest::default()).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
     watch_health(&channel, "").await;
+    let mut client = ClusterServiceClient::new(channel.clone());
+    assert!(client.get_status(v1::GetStatusRequest::default()).await.is_ok());
+    let status = client.watch_status(v1::WatchStatusRequest::default()).await.unwrap_err();
+    assert_eq!(reason(&status), "RATE_LIMITED");
 }
 
 /// A connection that is full of waiting calls can still end what they wait for.

@@ -11,6 +11,7 @@ use futures::future::BoxFuture;
 use majorityd::config;
 use majorityd::grpc::{self, ServeError, Services, Settings};
 use majorityd::ids::NodeIndex;
+use majorityd::members::Board;
 use majorityd::node::embedded::{EmbeddedNode, EmbeddedServer};
 use majorityd::node::{CallError, Node, NodeState};
 use majorityd::proto::v1;
@@ -27,6 +28,7 @@ use tonic::{Status, Streaming};
 use tonic_types::StatusExt;
 
 pub const SERVICE: &str = "majority.v1.LockService";
+pub const CLUSTER_SERVICE: &str = "majority.v1.ClusterService";
 
 /// Whatever is waited for comes long before; past this it never will.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -98,6 +100,7 @@ impl Cluster {
         let address = listener.local_addr().unwrap();
         let services = Services {
             locks: daemon.locks.clone(),
+            observer: daemon.observer.clone(),
             runtime: self.runtime.clone(),
             can_serve: daemon.can_serve.clone(),
             settings: self.grpc.clone(),
@@ -107,7 +110,7 @@ impl Cluster {
             let _ = stopped.await;
         };
         let task = start(grpc::serve(services, listener, unix, shutdown));
-        Served { address, _daemon: daemon, stop, task }
+        Served { address, daemon, stop, task }
     }
 
     /// For the nodes with these indexes.
@@ -173,7 +176,7 @@ impl Node for Wire {
 /// A daemon that serves until it is stopped.
 pub struct Served {
     pub address: SocketAddr,
-    _daemon: Daemon,
+    daemon: Daemon,
     pub stop: oneshot::Sender<()>,
     pub task: JoinHandle<Result<(), ServeError>>,
 }
@@ -182,6 +185,11 @@ impl Served {
     /// A connection of its own.
     pub async fn channel(&self) -> Channel {
         Endpoint::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap()
+    }
+
+    /// What the daemon has noted of the nodes.
+    pub fn board(&self) -> &Board {
+        &self.daemon.cluster.board
     }
 
     pub async fn client(&self) -> Client {

@@ -148,7 +148,7 @@ fn flush(stage: &Stage, nodes: std::ops::Range<usize>) {
 }
 
 #[test]
-fn a_daemon_that_has_seen_a_list_founds_nothing() {
+fn a_daemon_that_has_seen_a_list_founds_only_with_waiting() {
     holds_and_breaks_without(Mutant::FoundsAgain, || {
         let stage = Stage::on(Table::bare(3));
         let a = stage.keeper(1, true);

@@ -56,7 +56,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     (
         "upkeep/",
-        &["idle", "ids", "limits", "mutant", "token", "quorum", "members", "node", "driver", "register", "runtime"],
+        &[
+            "idle", "ids", "limits", "mutant", "token", "quorum", "members", "node", "driver", "register",
+            "runtime",
+        ],
     ),
     // What it shows of an address it has the configuration redact.
     (

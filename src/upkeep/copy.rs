@@ -57,7 +57,7 @@ impl Copy<'_> {
         memory: Option<MemoryId>,
         targets: &[Target],
     ) -> Result<(), CopyFailed> {
-        let mut cursor = PageRequest::START;
+        let (mut cursor, began, mut copied) = (PageRequest::START, self.now(), 0);
         loop {
             let page = self.page(source, memory, cursor, Vec::new()).await.ok_or(CopyFailed::Source)?;
             let records = page.rows.len();
@@ -67,7 +67,8 @@ impl Copy<'_> {
             if cursor == PageRequest::START {
                 return Ok(());
             }
-            self.rest(records).await;
+            copied += records;
+            self.keep_pace(began, copied).await;
         }
     }
 
@@ -155,10 +156,11 @@ impl Copy<'_> {
         Err(CopyFailed::Target)
     }
 
-    async fn rest(&self, records: usize) {
+    /// Waits until so many records are due.
+    async fn keep_pace(&self, began: Moment, copied: usize) {
         if self.rate > 0 {
-            let length = Duration::from_secs(1).mul_f64(records as f64 / self.rate as f64);
-            self.cluster.runtime.clock.sleep_until(self.now() + length).await;
+            let due = Duration::from_secs(1).mul_f64(copied as f64 / self.rate as f64);
+            self.cluster.runtime.clock.sleep_until(began + due).await;
         }
     }
 

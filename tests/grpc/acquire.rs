@@ -162,6 +162,8 @@ async fn who_waits_gets_the_lock_in_order_of_arrival_over_all_daemons() {
     let mut cluster = Cluster::new();
     // Who has come hears its position with the next look.
     cluster.settings.locks.look_interval = Duration::from_millis(100);
+    // Whoever is late for its turn loses it, and this machine may be busy.
+    cluster.settings.locks.offer_grace = Duration::from_secs(60);
     let served = [cluster.daemon().await, cluster.daemon().await];
     let mut clients = [served[0].client().await, served[1].client().await];
     let mut current = lease(&mut clients[0], asking("orders", "first")).await;

@@ -29,8 +29,8 @@ const CAUGHT_WITHIN: &[(Mutant, u64)] = &[
     (Mutant::ReleaseByAnyone, 10),
     (Mutant::GroupThaws, 15),
     (Mutant::LostIsRefused, 15),
-    (Mutant::AgedByOne, 15),
-    (Mutant::WarmTwice, 30),
+    (Mutant::AgedByOne, 80),
+    (Mutant::WarmTwice, 40),
     (Mutant::LineIgnored, 40),
 ];
 

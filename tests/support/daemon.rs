@@ -111,6 +111,11 @@ impl DaemonProcess {
         daemon
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Starts a daemon, with more settings, and waits until it listens.
     pub async fn start(addresses: &[String], settings: &[(&str, &str)]) -> Self {
         let dir = tempfile::Builder::new().prefix("majorityd-daemon").tempdir().expect("a directory");

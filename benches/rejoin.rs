@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --bench rejoin -- 1000000` starts three Redis servers and a daemon, puts so many lock records on each server,
 //! measures acquire + release of other locks for a while, empties one server, and goes on measuring until it is a member
-//! again. `RATE=20000` sets `healing.join_rate`. Figures are for comparing within one run: see docs/performance.md.
+//! again. `RATE=20000` sets `healing.join_rate`. Figures are for comparing within one run: see docs/operations.md.
 
 #![expect(clippy::unwrap_used, reason = "a bench that can't go on fails, and prints what it found")]
 

@@ -4,14 +4,18 @@
 //! ([`majorityd::mutant`]), where it must break the promise that it names. So the schedules also say what each mechanism
 //! is for. Asks for the feature `sim`.
 //!
-//! What this version does not have yet has no schedule either: that `begin_join` acts once and only for its own id, that
-//! it wipes, that joining copies from q other members, bare promises too, the floors in merges, stamps that start anew in
-//! a merge, no accepts while joining, `end_join` before `member`, no forgetting while a node joins, a record forgotten
-//! only where all members hold it, a node's lag before that, putting a node `out`, and the recovery.
+//! What has no schedule: putting a node `out`; the recovery, but for its wait; that only the id whose `end_join` succeeded
+//! becomes a member; and the lag before a record is forgotten, on which no promise rests.
 #![cfg(feature = "sim")]
 
 #[path = "schedules/daemons.rs"]
 mod daemons;
+#[path = "schedules/forgetting.rs"]
+mod forgetting;
+#[path = "schedules/joining.rs"]
+mod joining;
+#[path = "schedules/joins.rs"]
+mod joins;
 #[path = "schedules/locks.rs"]
 mod locks;
 #[path = "schedules/members.rs"]

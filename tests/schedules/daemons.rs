@@ -8,7 +8,7 @@ use majorityd::node::operation::Operation;
 use super::stage::{ACCEPT, Clocks, RIGHT, Stage, Way};
 use super::table::{Found, Table, ballot, first_list, founding, holds_and_breaks_without, promise};
 
-fn not_both(one: bool, other: bool) -> Found {
+pub fn not_both(one: bool, other: bool) -> Found {
     promise(!(one && other), "two hold the lock at one moment")
 }
 

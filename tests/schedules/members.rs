@@ -40,7 +40,7 @@ fn a_node_that_was_emptied_and_got_the_list_again_does_not_count() {
 }
 
 /// Which list these nodes show as agreed on.
-fn agreed(table: &Table, nodes: &[u8]) -> Option<Ballot> {
+pub fn agreed(table: &Table, nodes: &[u8]) -> Option<Ballot> {
     match judge(&table.lists(nodes), table.size) {
         Judgement::Committed { record, .. } => Some(record.vid),
         _ => None,

@@ -137,24 +137,6 @@ fn what_fewer_than_q_hold_is_finished_before_it_is_told() {
 }
 
 #[test]
-fn a_copied_record_does_not_prove_that_its_node_took_part() {
-    holds_and_breaks_without(Mutant::CopiedCounts, || {
-        let table = Table::laid(3);
-        let (a, b, c) = (table.daemon(1, 100), table.daemon(2, 200), table.daemon(3, 300));
-        let mut x = table.round(&a, &[LockChange::Acquire(table.acquire("x"))]);
-        x.to(&[0, 1]);
-        x.to(&[0]);
-        let mut y = table.round(&b, &[LockChange::Acquire(table.acquire("y"))]);
-        y.to(&[1, 2]);
-        // Node 2 gets x's value by a merge. It keeps its promise to y, whose base was "absent".
-        table.copy("l:lock", 0, 2);
-        let read = table.holder(&c, &[0, 2]);
-        y.to(&[1, 2]);
-        promise(read.is_none() || !y.holds(), "x was read as holder, did nothing, and y got the lock")
-    });
-}
-
-#[test]
 fn a_retry_does_not_apply_again_what_was_agreed_on() {
     holds_and_breaks_without(Mutant::RetryAppliesAgain, || {
         let table = Table::laid(3);
@@ -165,41 +147,6 @@ fn a_retry_does_not_apply_again_what_was_agreed_on() {
         change.lose(&[0, 1, 2]);
         let change = change.run(&[0, 1]);
         promise(change.answer() == Some(&vec![7]), "a change was applied twice")
-    });
-}
-
-#[test]
-fn a_retry_on_absent_asks_whether_anything_was_forgotten() {
-    holds_and_breaks_without(Mutant::RetryIgnoresFloor, || {
-        let table = Table::laid(3);
-        let a = table.daemon(1, 100);
-        let mut change = table.numbers(&a, &[Append(7)]);
-        change.to(&[0, 1]);
-        change.reach(&[0, 1]);
-        change.lose(&[0, 1, 2]);
-        // It was agreed on. Somebody acted on it, removed it, and it was forgotten.
-        table.forget("t:lock");
-        a.tokens_from(300);
-        promise(change.run(&[0, 1]).answer().is_none(), "a change was applied again after it was forgotten")
-    });
-}
-
-#[test]
-fn what_was_forgotten_is_not_brought_back_by_a_late_accept() {
-    holds_and_breaks_without(Mutant::FloorIgnored, || {
-        let table = Table::laid(3);
-        let (a, b) = (table.daemon(1, 100), table.daemon(2, 200));
-        let mut x = table.round(&a, &[LockChange::Acquire(table.acquire("x"))]);
-        x.to(&[0, 1]);
-        let between = table.acquire("y");
-        let y = table.take(&b, &between);
-        table.round(&b, &[release(between.lease_id)]).run(&table.all());
-        table.forget("l:lock");
-        x.to(&[0, 1]);
-        promise(
-            x.tokens().iter().all(|token| *token > y.tokens()[0]),
-            "a grant has a lower token than one before",
-        )
     });
 }
 

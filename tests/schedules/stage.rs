@@ -18,10 +18,11 @@ use majorityd::ids::{LockName, NodeIndex, Owner, ProposerId};
 use majorityd::lock::locks::LockSettings;
 use majorityd::lock::{AcquireRequest, Acquisition, Lease, LockError, Locks};
 use majorityd::members::{MemberList, View};
-use majorityd::node::embedded::EmbeddedNode;
+use majorityd::node::embedded::{After, EmbeddedNode};
 use majorityd::node::{CallError, Identity, Node, NodeState};
 use majorityd::runtime::{Clock, Entropy, Moment, Runtime, Spawn};
 use majorityd::token::Ballot;
+use majorityd::upkeep::forgetting::Forgetting;
 use majorityd::upkeep::membership::{Membership, MembershipSettings};
 
 use super::table::{Table, first_list, founding};
@@ -39,8 +40,10 @@ pub enum Way {
     KeepReply,
 }
 
-/// The kind of operation that schedules tell apart.
+/// The kinds of operations that schedules tell apart.
+pub const PREPARE: u8 = 2;
 pub const ACCEPT: u8 = 3;
+pub const END_JOIN: u8 = 8;
 
 type Reply = Result<Bytes, CallError>;
 
@@ -267,6 +270,17 @@ impl Stage {
         daemon
     }
 
+    /// A daemon forgets, as a real one does.
+    pub fn forgets(&self, daemon: &Daemon) {
+        daemon.cluster.runtime.spawner.spawn(Forgetting::new(daemon.cluster.clone()).run().boxed());
+    }
+
+    /// A server restarts, and these daemons connect again.
+    pub fn restart(&self, node: u8, after: After, daemons: &[&Daemon]) {
+        self.table.restart(node, after, &[]);
+        daemons.iter().for_each(|daemon| daemon.wires[usize::from(node)].inner.connect());
+    }
+
     /// Everybody goes on as far as they get without time passing.
     pub fn settle(&self) {
         let mut pool = self.pool.borrow_mut();
@@ -365,6 +379,11 @@ impl Call<Result<Acquisition, LockError>> {
 }
 
 impl Daemon {
+    /// The list that it goes by.
+    pub fn view(&self) -> View {
+        View::clone(&self.cluster.views.current().expect("it goes by a list"))
+    }
+
     /// From now on it goes by this list.
     pub fn go_by(&self, vid: Ballot, list: MemberList) {
         self.cluster.views.install(View { vid, list, grants: true });

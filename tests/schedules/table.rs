@@ -1,7 +1,7 @@
 //! A table with real nodes on it: embedded servers that run the real Lua, and real protocol machines that are moved by
 //! hand. Nothing happens by itself. A schedule says which message reaches which node, and which answer comes back.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,10 +13,10 @@ use majorityd::ids::{LeaseId, MemoryId, NodeIndex, Owner, ProposerId};
 use majorityd::lock::change::{Acquire, LockAnswer, LockChange, LockKind, Waiting};
 use majorityd::lock::value::LockValue;
 use majorityd::members::change::Answered;
-use majorityd::members::{Entry as Member, Loss, MemberList, State};
+use majorityd::members::{Entry as Member, Loss, MemberList, State, View};
 use majorityd::mutant::{self, Mutant};
-use majorityd::node::embedded::{After, EmbeddedNode, EmbeddedServer, Entry as Stored, Keyspace, eval};
-use majorityd::node::operation::{Accept, Answer, Operation, RegisterKey};
+use majorityd::node::embedded::{After, EmbeddedNode, EmbeddedServer, Keyspace};
+use majorityd::node::operation::{Accept, Answer, Forgotten, Operation, RegisterKey};
 use majorityd::node::wire::{self, BatchReply};
 use majorityd::node::{Identity, Node};
 use majorityd::quorum::ClusterSize;
@@ -75,6 +75,11 @@ pub fn first_list(nodes: usize) -> MemberList {
     }
 }
 
+/// That list, to go by.
+pub fn first_view(nodes: usize) -> View {
+    View { vid: founding(), list: first_list(nodes), grants: true }
+}
+
 /// An accept of a list.
 fn list_accept(at: Ballot, list: &MemberList) -> Accept {
     Accept {
@@ -109,6 +114,8 @@ pub struct Hand {
     pub id: ProposerId,
     nodes: Vec<Arc<EmbeddedNode>>,
     token: Cell<u64>,
+    /// The list that it goes by.
+    view: RefCell<View>,
 }
 
 impl Hand {
@@ -118,7 +125,13 @@ impl Hand {
         let connect = |(index, server): (u8, &Arc<EmbeddedServer>)| {
             EmbeddedNode::new(server.clone(), identity.clone(), NodeIndex(index), Arc::new(|_, _| {}))
         };
-        Self { id, nodes: (0..).zip(servers).map(connect).collect(), token: Cell::new(token) }
+        let view = RefCell::new(first_view(servers.len()));
+        Self { id, nodes: (0..).zip(servers).map(connect).collect(), token: Cell::new(token), view }
+    }
+
+    /// From now on it goes by this list.
+    pub fn go_by(&self, view: &View) {
+        *self.view.borrow_mut() = view.clone();
     }
 
     /// Its next ballot has this token.
@@ -211,7 +224,12 @@ impl Table {
 
     /// An operation of nobody's daemon.
     pub fn run(&self, node: u8, operation: &Operation) -> Option<Answer> {
-        self.send(&self.hands, founding(), node, operation)?.1
+        self.run_by(founding(), node, operation)
+    }
+
+    /// The same by another list.
+    pub fn run_by(&self, list: Ballot, node: u8, operation: &Operation) -> Option<Answer> {
+        self.send(&self.hands, list, node, operation)?.1
     }
 
     /// Writes a list on one node, in both steps.
@@ -232,32 +250,31 @@ impl Table {
         nodes.iter().filter_map(ask).collect()
     }
 
-    /// The record of the lock is forgotten everywhere: it is gone, and the floor is its promise.
-    pub fn forget(&self, key: &str) {
-        let record = format!("majorityd:r:{key}");
-        for server in &self.servers {
-            server.edit(|keyspace| {
-                let Some(Stored::Bytes(raw)) = keyspace.get(record.as_bytes()).cloned() else { return };
-                let held = wire::decode_record(&raw, 0).expect("a record");
-                let floor = Bytes::copy_from_slice(&held.promise.to_bytes());
-                keyspace.insert("majorityd:floor", Stored::Bytes(floor));
-                keyspace.remove(record.as_bytes());
-            });
-        }
+    /// What all nodes hold under a key, by a list, as somebody who wants to forget it reads it.
+    pub fn seen(&self, list: Ballot, key: &str) -> Forgotten {
+        let key = RegisterKey::from_bytes(key.as_bytes());
+        let ballots = Operation::Ballots { keys: vec![key.clone()] };
+        let held = |node| match self.send(&self.hands, list, node, &ballots) {
+            Some((_, Some(Answer::Ballots(held)))) => held[0].expect("a record"),
+            other => panic!("ballots were expected: {other:?}"),
+        };
+        let held: Vec<_> = self.all().into_iter().map(held).collect();
+        assert!(held.iter().all(|one| one.ballot == held[0].ballot && !one.listed), "{held:?}");
+        let promise = held.iter().map(|one| one.promise.token).max().expect("there are nodes");
+        Forgotten { key, ballot: held[0].ballot, promise }
     }
 
-    /// The record of one node is merged into another: marked as copied, under the promise that the other had.
-    pub fn copy(&self, key: &str, from: u8, to: u8) {
-        let name = format!("majorityd:r:{key}");
-        let bytes = |node: u8| match self.snapshot(node).get(name.as_bytes()) {
-            Some(Stored::Bytes(raw)) => raw.clone(),
-            other => panic!("a record was expected: {other:?}"),
-        };
-        let merge = "local from, to = cmsgpack.unpack(ARGV[1])
-            from[1], from[2], from[10] = to[1], to[2], 1
-            return cmsgpack.pack(from)";
-        let merged = eval(merge, &[bytes(from), bytes(to)].concat()).expect("two records");
-        self.servers[usize::from(to)].edit(|keyspace| keyspace.insert(name.clone(), Stored::Bytes(merged)));
+    /// A node forgets what was seen, if it is still that; whether it did.
+    pub fn forget(&self, list: Ballot, node: u8, seen: &Forgotten) -> bool {
+        let forget = Operation::Forget { records: vec![seen.clone()] };
+        let answer = self.send(&self.hands, list, node, &forget).and_then(|(_, answer)| answer);
+        answer == Some(Answer::Forgotten(1))
+    }
+
+    /// The record of a key is seen on all nodes, and forgotten by all.
+    pub fn forget_everywhere(&self, key: &str) {
+        let seen = self.seen(founding(), key);
+        assert!(self.all().into_iter().all(|node| self.forget(founding(), node, &seen)));
     }
 
     // ---- rounds
@@ -273,8 +290,18 @@ impl Table {
         let claims = entries.iter().map(|entry| entry.claim.clone()).collect();
         let key = RegisterKey::new(K::LETTER, LOCK);
         let machine = Proposer::new(key, self.size, daemon.id, entries, warm);
-        let mut round =
-            Round { table: self, daemon, machine, claims, sent: None, number: 0, rests: false, end: None };
+        let view = daemon.view.borrow().clone();
+        let mut round = Round {
+            table: self,
+            daemon,
+            machine,
+            claims,
+            view,
+            sent: None,
+            number: 0,
+            rests: false,
+            end: None,
+        };
         let first = round.with(|machine, context| machine.start(context));
         round.follow(first);
         round
@@ -365,6 +392,8 @@ pub struct Round<'a, K: Kind> {
     daemon: &'a Hand,
     machine: Proposer<K>,
     claims: Vec<Arc<Claim>>,
+    /// The list that the message goes by.
+    view: View,
     sent: Option<Operation>,
     /// Counts what was sent: words on what was sent before are not for the machine.
     number: u32,
@@ -389,6 +418,7 @@ impl<K: Kind> Round<'_, K> {
         match action {
             Action::Send(operation) => {
                 self.sent = Some(operation);
+                self.view = self.daemon.view.borrow().clone();
                 self.number += 1;
             }
             Action::Wait(_) => {}
@@ -408,12 +438,14 @@ impl<K: Kind> Round<'_, K> {
     /// The message reaches these nodes; the answers are still under way.
     pub fn reach(&mut self, nodes: &[u8]) -> Words {
         let message = self.message();
-        let list = first_list(self.table.size.nodes());
-        let word = |node: &u8| match self.table.send(self.daemon, founding(), *node, &message) {
+        let View { vid, list, .. } = &self.view;
+        let is_member = |node| list.entry(node).is_some_and(|entry| entry.state == State::Member);
+        let word = |node: &u8| match self.table.send(self.daemon, *vid, *node, &message) {
             None | Some((_, None | Some(Answer::NotServing))) => Word::Refused,
             Some((memory, Some(answer))) if list.counts(NodeIndex(*node), memory) => Word::Answer(answer),
             Some(_) => Word::Lost,
         };
+        let word = |node: &u8| if is_member(NodeIndex(*node)) { word(node) } else { Word::Refused };
         Words(self.number, nodes.iter().map(|node| (*node, word(node))).collect())
     }
 
@@ -431,6 +463,13 @@ impl<K: Kind> Round<'_, K> {
     pub fn to(&mut self, nodes: &[u8]) {
         let words = self.reach(nodes);
         self.hear(words);
+    }
+
+    /// The daemon goes by another list now: the same message sets out again, and words start anew.
+    pub fn resend(&mut self) {
+        self.view = self.daemon.view.borrow().clone();
+        self.machine.on_resend();
+        self.number += 1;
     }
 
     /// From these nodes nothing is heard any more.

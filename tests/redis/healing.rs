@@ -332,8 +332,26 @@ async fn extend_at_last(client: &Client, held: &Held) -> Held {
     .await
 }
 
+/// Stands in line for a lock whose holder is gone when the servers are, and is served not before locks are granted again.
+async fn in_line(daemons: [&DaemonProcess; 2]) -> JoinHandle<(Held, Instant)> {
+    let (client, waiter) = (daemons[0].client().await, daemons[1].client().await);
+    client.must_acquire("short", "a", Duration::from_secs(3), NO_WAIT).await;
+    let waits = beside(async move {
+        let held = waiter.must_acquire("short", "w", SHORT, Duration::from_secs(50)).await;
+        (held, now())
+    });
+    seen("a waiter", || async { (client.get("short").await.unwrap().waiters == 1).then_some(()) }).await;
+    waits
+}
+
 /// After all servers were killed: what was held stays held, new locks wait, and the log has it all.
-async fn recovers(daemons: [&DaemonProcess; 2], held: &Held, extended: &Held, cut: Instant, told: &str) {
+async fn recovers(
+    daemons: [&DaemonProcess; 2],
+    [held, extended]: [&Held; 2],
+    in_line: JoinHandle<(Held, Instant)>,
+    cut: Instant,
+    told: &str,
+) {
     let (client, stranger) = (daemons[0].client().await, daemons[1].client().await);
     let waits = {
         let fresh = stranger.clone();
@@ -355,6 +373,8 @@ async fn recovers(daemons: [&DaemonProcess; 2], held: &Held, extended: &Held, cu
     let ((_, was_recovering), at) = waits.await.unwrap();
     assert!(was_recovering, "locks were granted at once");
     assert!(at >= cut + TTL_MAX, "not all leases from before can be over");
+    let (_, at) = in_line.await.unwrap();
+    assert!(at >= cut + TTL_MAX, "somebody in line got a lock while others may hold it");
     let (next, at) = taken.await.unwrap();
     assert!(at >= held.valid_until, "two holders");
     assert!(next.lease.fencing_token > held.lease.fencing_token);
@@ -374,10 +394,11 @@ async fn a_cluster_recovers_from_a_power_cut_with_what_the_servers_kept() {
     let client = daemon.client().await;
     let held = client.must_acquire("held", "a", TTL_MAX, NO_WAIT).await;
     let extended = client.must_acquire("extended", "a", TTL_MAX, NO_WAIT).await;
+    let in_line = in_line([&daemon, &other]).await;
     kill_all(&mut servers);
     let cut = now();
     servers.iter_mut().for_each(RedisServer::revive);
-    recovers([&daemon, &other], &held, &extended, cut, "what they had kept").await;
+    recovers([&daemon, &other], [&held, &extended], in_line, cut, "what they had kept").await;
     // A daemon that has seen nothing of it.
     let late = started(&servers, &SHORT_TTLS).await;
     late.client().await.must_acquire("late", "a", SHORT, NO_WAIT).await;
@@ -393,12 +414,13 @@ async fn a_cluster_recovers_when_two_of_three_lost_everything() {
     let extended = client.must_acquire("extended", "a", TTL_MAX, NO_WAIT).await;
     servers[2].freeze();
     let held = client.must_acquire("held", "a", TTL_MAX, NO_WAIT).await;
+    let in_line = in_line([&daemon, &other]).await;
     kill_all(&mut servers);
     let cut = now();
     servers[2].revive();
     servers[0].restart(Data::Wiped);
     servers[1].restart(Data::Wiped);
-    recovers([&daemon, &other], &held, &extended, cut, "writes may be lost").await;
+    recovers([&daemon, &other], [&held, &extended], in_line, cut, "writes may be lost").await;
 }
 
 /// Mechanism: the operator decides.
@@ -477,8 +499,8 @@ async fn hold_many(client: &Client, count: usize) -> Vec<Held> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_join_is_not_taken_for_one_that_has_stopped() {
     let mut servers = servers(3);
-    let slow = started(&servers, &[("healing.join_rate", "10")]).await;
-    hold_many(&slow.client().await, 150).await;
+    let slow = started(&servers, &[("healing.join_rate", "12")]).await;
+    hold_many(&slow.client().await, 250).await;
     servers[0].restart(Data::Wiped);
     until_all_count(&slow).await;
     let begun = slow.log().lines().filter(|line| line.contains("a node is joining")).count();
@@ -491,7 +513,7 @@ async fn a_join_whose_daemon_is_killed_is_brought_to_its_end_by_another() {
     let slow = [("healing.join_rate", "20")];
     let mut servers = servers(3);
     let daemons = [started(&servers, &slow).await, started(&servers, &slow).await];
-    let held = hold_many(&daemons[0].client().await, 200).await;
+    let held = hold_many(&daemons[0].client().await, 250).await;
     servers[0].restart(Data::Wiped);
     let begun = |daemon: &DaemonProcess| daemon.log().lines().any(|line| line.contains("a node is joining"));
     let at = seen("a join", || async { daemons.iter().position(begun) }).await;

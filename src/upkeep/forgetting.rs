@@ -82,10 +82,9 @@ impl Forgetting {
         let quorum = self.cluster.size.quorum();
         let mut records = Vec::new();
         for (at, key) in keys.into_iter().enumerate() {
-            match says_nothing(held.iter().map(|held| held[at]), quorum) {
-                Some((ballot, promise)) => records.push(Forgotten { key, ballot, promise }),
-                // In use again, or uneven: then comparison settles it and brings it here once more.
-                None => {}
+            // Else it is in use again, or uneven: then comparison settles it and brings it here once more.
+            if let Some((ballot, promise)) = says_nothing(held.iter().map(|held| held[at]), quorum) {
+                records.push(Forgotten { key, ballot, promise });
             }
         }
         if !records.is_empty() {

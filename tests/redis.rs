@@ -15,6 +15,8 @@ mod command;
 mod contention;
 #[path = "redis/going_away.rs"]
 mod going_away;
+#[path = "redis/healing.rs"]
+mod healing;
 #[path = "redis/nodes_fail.rs"]
 mod nodes_fail;
 #[path = "redis/secrets.rs"]

@@ -301,6 +301,12 @@ impl Inner {
         if self.is_closing() {
             return Err(LockError::ShuttingDown);
         }
+        self.check_grants()
+    }
+
+    /// Whether locks may be granted under the list to go by. Asked before a grant is tried, and again before anybody is
+    /// told of one: what was under way when a recovery came is sent again under its list, and may be agreed on only there.
+    pub fn check_grants(&self) -> Result<(), LockError> {
         match self.registers.cluster().views.current() {
             Some(view) if !view.grants && !mutant::is_on(Mutant::GrantsWhileRecovering) => {
                 Err(LockError::Recovering { wait_ms: view.list.ttl_max_ms })
@@ -339,7 +345,10 @@ impl Inner {
         let committed = result?;
         match &committed.answer {
             LockAnswer::Contended(contention) => Ok(Acquisition::Contended(contention.clone())),
-            _ => Ok(Acquisition::Acquired(lease_of(name, &committed))),
+            _ => {
+                self.check_grants().inspect_err(|_| self.abandon(name.clone(), lease_id))?;
+                Ok(Acquisition::Acquired(lease_of(name, &committed)))
+            }
         }
     }
 

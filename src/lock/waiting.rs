@@ -289,6 +289,7 @@ impl Inner {
         change: &LockChange,
         deadline: Moment,
     ) -> Option<Result<Ticket<LockAnswer>, RegisterError>> {
+        self.check_grants().ok()?;
         let mut lines = self.waiting.lines();
         let line = lines.get_mut(name.as_str())?;
         let attempt = line.attempt(self, false)?;
@@ -386,6 +387,7 @@ impl Speaker {
         }
         match (look, attempt) {
             (Some(look), _) => look,
+            (None, Some(_)) if inner.check_grants().is_err() => self.later(),
             (None, Some(attempt)) => {
                 let lease_id = attempt.lease_id;
                 let result = inner.registers.change(name, LockChange::Acquire(attempt), deadline).await;
@@ -437,6 +439,15 @@ impl Speaker {
                 }
                 LockAnswer::Held { placed, .. } => {
                     let lease = lease_of(&self.name, &committed);
+                    let waiter = line.waiters.values_mut().find(|w| w.acquire.lease_id == attempted);
+                    if let Some(waiter) = waiter.filter(|_| inner.check_grants().is_err()) {
+                        // It came of an attempt from before a recovery. It stays in line, and tries under the same lease
+                        // id when locks are granted again.
+                        waiter.unsure = true;
+                        line.placed = *placed;
+                        line.last = Some(Err(RegisterError::OutcomeUnknown));
+                        return self.later();
+                    }
                     self.deliver(line, lease, *placed)
                 }
                 LockAnswer::Contended(_)
@@ -457,9 +468,14 @@ impl Speaker {
                     }
                 }
                 line.last = Some(Err(error));
-                Look::Waiting(inner.runtime().entropy.jitter(inner.settings.look_interval))
+                self.later()
             }
         }
+    }
+
+    /// Nothing can be done for now.
+    fn later(&self) -> Look {
+        Look::Waiting(self.inner.runtime().entropy.jitter(self.inner.settings.look_interval))
     }
 
     /// The lock is held under this lease: hands it to its waiter, or gives it back.

@@ -109,8 +109,9 @@ fn member_state(
     answer: Option<&Answered>,
     judgement: &Judgement,
 ) -> (bool, String, Vec<String>) {
-    let lost = "it lost its memory (a restart, a replacement, FLUSHALL?) and does not count; this version can't bring \
-                it back into a cluster yet";
+    let lost = "it lost its memory (a restart, a replacement, FLUSHALL?) and does not count until a daemon has brought it \
+                back";
+    let joins = "it lost its memory; everything is being copied to it, and it will count when that is done";
     let of_list = |list: &MemberList| {
         let Some(entry) = list.entry(node) else { return (false, "not listed", vec![]) };
         let counts = answer.is_some_and(|answer| list.counts(node, answer.memory));
@@ -118,7 +119,7 @@ fn member_state(
             (State::Member, true) if counts => (true, "member", vec![]),
             (State::Member, true) => (false, "member without its memory", vec![lost.to_owned()]),
             (State::Member, false) => (false, "member, silent", vec![]),
-            (State::Joining, _) => (false, "joining", vec![lost.to_owned()]),
+            (State::Joining, _) => (false, "joining", vec![joins.to_owned()]),
             (State::Out, _) => (false, "out", vec![]),
         }
     };

@@ -13,6 +13,8 @@ use crate::token::Ballot;
 
 /// Keys that one page looks at: some milliseconds of a node's time.
 const PAGE_COUNT: usize = 200;
+/// And not more than what is copied in so many seconds, so that a slow copy is seen to move.
+const PAGE_SECONDS: usize = 2;
 /// Values of one page, in bytes, unless one alone is larger.
 const PAGE_BYTES: usize = 512 * 1024;
 /// A node that does not answer, or goes by another list for the moment, is asked again for so long.
@@ -107,7 +109,7 @@ impl Copy<'_> {
     ) -> Option<Page> {
         let request = PageRequest {
             cursor,
-            count: PAGE_COUNT,
+            count: self.page_count(),
             bytes: PAGE_BYTES,
             recovery: self.recovery,
             with_values: true,
@@ -124,6 +126,10 @@ impl Copy<'_> {
             }
         }
         None
+    }
+
+    fn page_count(&self) -> usize {
+        if self.rate == 0 { PAGE_COUNT } else { PAGE_COUNT.min(PAGE_SECONDS * self.rate) }
     }
 
     async fn merge(

@@ -161,6 +161,13 @@ impl DaemonProcess {
         .await;
     }
 
+    /// Whether `majorityd check` has nothing to complain of: every server is usable and its answers count.
+    pub fn all_is_well(&self) -> bool {
+        let file = self.dir.path().join("majorityd.toml");
+        let output = majorityd().arg("check").arg("--config").arg(file).output();
+        output.expect("the daemon was built").status.success()
+    }
+
     /// A new connection.
     pub async fn channel(&self) -> Channel {
         let endpoint = Endpoint::from_shared(self.url()).expect("a good address");

@@ -247,6 +247,11 @@ impl RedisServer {
         self.options.get(at + 1).map(String::as_str)
     }
 
+    /// How many locks have a record.
+    pub fn lock_records(&self) -> usize {
+        bytes_of(self.command(&["KEYS", "majorityd:r:l:*"])).len()
+    }
+
     /// All data, in the form of an embedded server's.
     pub fn dump(&self) -> Keyspace {
         let mut keyspace = Keyspace::default();

@@ -500,7 +500,7 @@ async fn hold_many(client: &Client, count: usize) -> Vec<Held> {
 async fn a_slow_join_is_not_taken_for_one_that_has_stopped() {
     let mut servers = servers(3);
     let slow = started(&servers, &[("healing.join_rate", "12")]).await;
-    hold_many(&slow.client().await, 250).await;
+    hold_many(&slow.client().await, 220).await;
     servers[0].restart(Data::Wiped);
     until_all_count(&slow).await;
     let begun = slow.log().lines().filter(|line| line.contains("a node is joining")).count();

@@ -329,11 +329,7 @@ impl<'a> Drive<'a> {
             }
             action = match self.next_input().await {
                 Input::Deadline => return machine.give_up(),
-                Input::Refreshed => {
-                    machine.on_resend();
-                    self.send();
-                    Action::Wait(None)
-                }
+                Input::Refreshed => self.resend(machine),
                 Input::Alarm => self.on_alarm(machine),
                 Input::Reply(reply) => self.on_reply(machine, reply),
             };
@@ -377,6 +373,21 @@ impl<'a> Drive<'a> {
                 }
             }
         }
+    }
+
+    /// Sends the same again under the list that there is now. Not across a recovery: what the round goes by may have been
+    /// lost, and the time that it counts from may be before leases that were granted since.
+    fn resend<M: Machine>(&mut self, machine: &mut M) -> Action<M::Outcome> {
+        let now = self.cluster.views.current();
+        let recovered = self.round.view.as_ref().zip(now).is_some_and(|(then, now)| {
+            then.list.recovery != now.list.recovery && now.list.recovery.is_some()
+        });
+        if recovered {
+            return Action::Done(machine.give_up());
+        }
+        machine.on_resend();
+        self.send();
+        Action::Wait(None)
     }
 
     /// Waits for the first of: a reply of this round, news about the list, the alarm, the deadline.
@@ -455,8 +466,7 @@ impl<'a> Drive<'a> {
                 // The list may have been read between the sending and now.
                 let current = self.cluster.views.current();
                 if current.as_ref().map(|view| view.vid) != self.round.view.as_ref().map(|view| view.vid) {
-                    machine.on_resend();
-                    self.send();
+                    return self.resend(machine);
                 }
                 return Action::Wait(None);
             }

@@ -54,6 +54,8 @@ pub enum Loss {
     LatestWrites,
     /// Fewer than q nodes kept what they had: writes may be gone, and what was removed may be back.
     Anything,
+    /// All nodes were empty.
+    Everything,
     /// Not all nodes answered, and the operator had said to go on without them.
     NotAsked,
 }

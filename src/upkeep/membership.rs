@@ -328,18 +328,14 @@ impl Membership {
             let was = before.as_ref().and_then(|before| before.list.entry(node)).copied();
             let text = match (was.map(|was| was.state), entry.state) {
                 (was, State::Joining) if was != Some(State::Joining) => {
-                    format!(
-                        "node {node} lost its memory (a restart, FLUSHALL or a new server) and joins again"
-                    )
+                    "it lost its memory (a restart, FLUSHALL or a new server) and joins again"
                 }
                 (was, State::Out) if was != Some(State::Out) => {
-                    format!(
-                        "node {node} is out: no daemon has reached it for long. It joins again when it is back"
-                    )
+                    "it is out: no daemon has reached it for long. It joins again when it is back"
                 }
                 (Some(State::Joining | State::Out), State::Member) => {
                     self.cluster.board.note(node, |notes| notes.join = None);
-                    format!("node {node} is a member again")
+                    "it is a member again"
                 }
                 _ => continue,
             };
@@ -348,7 +344,7 @@ impl Membership {
                 State::Joining => EventKind::MemoryLost,
                 State::Out => EventKind::PutOut,
             };
-            self.cluster.happened(kind, Some(node), text);
+            self.cluster.happened(kind, Some(node), text.to_owned());
         }
         let told = before.is_none_or(|before| before.list.recovery != view.list.recovery);
         if view.list.loss != Loss::None && told {

@@ -263,6 +263,9 @@ pub fn tell(cluster: &Cluster, loss: Loss, list: &MemberList) {
             "the cluster was recovered from what {members} nodes still had, and too few had kept everything: writes may be \
              lost, and what was removed may be back"
         ),
+        Loss::Everything => format!(
+            "all {members} nodes were empty, and the cluster was founded again: everything that it held is lost"
+        ),
         Loss::NotAsked => format!(
             "the cluster was recovered with {members} nodes while others did not answer, as healing.recovery says: what only \
              those had is lost"

@@ -74,14 +74,12 @@ fn lists_prepared_by_message_hold() {
 }
 
 #[test]
-#[ignore = "5 seconds"]
 fn a_list_that_is_finished_by_another_holds() {
     let bounds = once_proposed(with_join(&[Write]));
     holds("lists finished", Bounds { lists: 3, finishes: true, ..bounds });
 }
 
 #[test]
-#[ignore = "5 seconds"]
 fn a_join_that_is_started_over_holds() {
     let bounds = Bounds { lists: 3, restarts: 2, starts_over: true, ..with_join(&[Write]) };
     let accepted = Action::Accept { ballot: 1, node: 2, list: 0 };

@@ -70,6 +70,24 @@ pub enum Judgement {
     Unreadable(String),
 }
 
+impl Judgement {
+    /// What a founding may be built on: nothing at all, in a new cluster, or a founding that nobody has confirmed. `None`
+    /// for everything else. A recovery is marked as a founding is, and is none: its nodes hold what is to be kept.
+    pub fn founding_base(self) -> Option<Option<(MemberList, Record)>> {
+        match self {
+            Judgement::Absent { new_cluster: true } => Some(None),
+            Judgement::TooFew { record, list, .. }
+            | Judgement::Unfinished { record, list }
+            | Judgement::Committed { record, list, .. }
+                if list.founding && !list.is_recovering() =>
+            {
+                Some(Some((list, record)))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// Judges the answers of one round of reads or promises.
 pub fn judge(answers: &[Answered], size: ClusterSize) -> Judgement {
     let highest = answers.iter().max_by_key(|answer| answer.ballot()).filter(|a| a.ballot() != Ballot::ZERO);
@@ -365,6 +383,33 @@ mod tests {
         assert_eq!(back.apply(&out).unwrap().entries[1].state, State::Joining);
         assert_eq!(MemberChange::RaiseTtl { ttl_max_ms: 10 }.apply(&list()), None, "it only grows");
         assert_eq!(MemberChange::ConfirmFounding.apply(&list()), None);
+    }
+
+    #[test]
+    fn a_founding_is_built_on_nothing_or_on_one_that_got_stuck_and_never_on_a_recovery() {
+        let stuck = MemberList { founding: true, ..list() };
+        let recovering = MemberList { before: list().entries, ..stuck.clone() };
+        let base = |held: Option<&MemberList>| {
+            let answers: Vec<_> = (0..3).map(|i| answered(i, 0, held.map(|list| record(5, list)))).collect();
+            judge(&answers, three()).founding_base()
+        };
+        assert_eq!(base(None), Some(None));
+        assert_eq!(base(Some(&stuck)).flatten().map(|(list, _)| list), Some(stuck));
+        assert_eq!(base(Some(&list())), None, "a cluster that serves, or did");
+        assert_eq!(base(Some(&recovering)), None, "what it merges would be lost");
+    }
+
+    #[test]
+    fn a_recovery_is_confirmed_by_whoever_merged_it_and_by_nobody_else() {
+        let recovering = MemberList { founding: true, before: list().entries, ..list() };
+        assert_eq!(MemberChange::ConfirmFounding.apply(&recovering), None);
+        let confirm = |entries: &[Entry]| {
+            MemberChange::ConfirmRecovery { entries: entries.to_vec() }.apply(&recovering)
+        };
+        let mut others = recovering.entries.clone();
+        others[0].memory = MemoryId(77);
+        assert_eq!(confirm(&others), None, "a recovery that was started over since");
+        assert_eq!(confirm(&recovering.entries), Some(list()));
     }
 
     #[test]

@@ -415,21 +415,13 @@ impl Membership {
             return;
         }
         // Judged once more on the promises of all N: from here on nobody else's founding can give out a memory.
-        let (kept, base) = match judge(&promised, self.cluster.size) {
-            Judgement::Absent { new_cluster: true } => (None, None),
-            Judgement::TooFew { record, list, .. }
-            | Judgement::Unfinished { record, list }
-            | Judgement::Committed { record, list, .. }
-                if list.founding =>
-            {
-                (Some(list), Some(record))
-            }
-            _ => return,
-        };
+        let Some(base) = judge(&promised, self.cluster.size).founding_base() else { return };
+        let (kept, base) = base.unzip();
         let fresh = self.cluster.size.indexes().map(|_| rounds::fresh_memory(&self.cluster)).collect();
-        let lost = kept.as_ref().map_or(self.was_lost(), |kept| kept.loss == Loss::Anything);
-        // The operator's word is for a clean founding of a new cluster. Where something was there, what it held may be still held; but
-        // not where this very daemon saw a moment ago that there was nothing, and nobody has served since.
+        let lost = kept.as_ref().map_or(self.was_lost(), |kept| kept.loss == Loss::Everything);
+        // The operator's word is for a clean founding of a new cluster. Where something was there, what it held may be
+        // still held; but not where this very daemon saw a moment ago that there was nothing, and nobody has served
+        // since.
         let seen_clean = self.seen_clean.is_some_and(|at| runtime.clock.now().since(at) < CLEAN_FOR);
         let clean = kept.is_none() || seen_clean || mutant::is_on(Mutant::FoundingTrusted);
         let trusted = self.settings.bootstrap && clean && !lost;
@@ -440,7 +432,7 @@ impl Membership {
         let mut list =
             founding_list(fresh, kept.as_ref().map(|list| (list, &promised[..])), ttl_max_ms, recovery);
         if lost {
-            list.loss = Loss::Anything;
+            list.loss = Loss::Everything;
         }
         let accept = rounds::accept_of(ballot, ballot, base.as_ref(), &list);
         let accepted = self.cluster.ask_all(&Operation::Accept(Arc::new(accept))).await;

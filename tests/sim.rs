@@ -13,6 +13,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use majorityd::mutant::{Mutant, switch_on};
 use majorityd::sim::run::run;
 
+/// Lua's garbage is most of what a run allocates.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
 }

@@ -407,7 +407,11 @@ pub struct Words(u32, Vec<(u8, Word)>);
 impl<K: Kind> Round<'_, K> {
     fn with<T>(&mut self, call: impl FnOnce(&mut Proposer<K>, &Context<'_>) -> T) -> T {
         let token = &self.daemon.token;
-        let tokens = || Token::new(token.replace(token.get() + 1)).expect("a small number");
+        let tokens = |above: Token| {
+            let next = token.get().max(above.get() + 1);
+            token.set(next + 1);
+            Token::new(next).expect("a small number")
+        };
         call(
             &mut self.machine,
             &Context { now: self.table.now(), tokens: &tokens, jitter: &|_| Duration::ZERO },

@@ -23,6 +23,7 @@ pub mod driver;
 pub mod grpc;
 pub mod idle;
 pub mod ids;
+pub mod kv;
 pub mod limits;
 pub mod lock;
 pub mod members;

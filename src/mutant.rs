@@ -151,6 +151,8 @@ mutants! {
     ForgottenByQuorum = "forgotten-by-quorum",
     /// Forgetting goes on while a node is joining; section 5.
     ForgottenWhileJoining = "forgotten-while-joining",
+    /// A register in which something has aged is left alone where nobody asks for it; section 7, liveness only.
+    NeverSwept = "never-swept",
     /// Locks are granted before the recovery's stamp has aged. Leases run out first; section 2.
     GrantsWhileRecovering = "grants-while-recovering",
 

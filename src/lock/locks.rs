@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use event_listener::Event;
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
 use super::change::{Acquire, LockAnswer, LockChange, LockKind};
@@ -20,9 +21,10 @@ use crate::driver::Cluster;
 use crate::ids::{LeaseId, LockName, NodeIndex, Owner};
 use crate::limits;
 use crate::mutant::{self, Mutant};
+use crate::node::keyspace::KIND_LOCK;
 use crate::register::proposer::Claim;
 use crate::register::registers::ChangeResult;
-use crate::register::{Committed, Observed, RegisterError, Registers};
+use crate::register::{Committed, Observed, RegisterError, Registers, Sweep};
 use crate::runtime::{Moment, Runtime};
 use crate::token::Token;
 
@@ -250,6 +252,19 @@ impl Locks {
         while self.inner.waiting.is_any() && clock.now() < until {
             clock.sleep_until(clock.now() + SETTLE_INTERVAL).await;
         }
+    }
+}
+
+impl Sweep for Locks {
+    fn letter(&self) -> char {
+        KIND_LOCK
+    }
+
+    fn sweep<'a>(&'a self, name: &'a str) -> BoxFuture<'a, bool> {
+        let inner = &self.inner;
+        let change = LockChange::Tidy { grace: inner.settings.offer_grace };
+        let swept = inner.registers.change(name, change, inner.now() + inner.settings.patience);
+        swept.map(|swept| swept.is_ok_and(|committed| committed.answer == LockAnswer::Ended)).boxed()
     }
 }
 

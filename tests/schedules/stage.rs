@@ -19,9 +19,12 @@ use majorityd::lock::locks::LockSettings;
 use majorityd::lock::{AcquireRequest, Acquisition, Lease, LockError, Locks};
 use majorityd::members::{MemberList, View};
 use majorityd::node::embedded::{After, EmbeddedNode};
+use majorityd::node::operation::{Answer, Operation, RegisterKey};
 use majorityd::node::{CallError, Identity, Node, NodeState};
+use majorityd::register::Sweep;
 use majorityd::runtime::{Clock, Entropy, Moment, Runtime, Spawn};
 use majorityd::token::Ballot;
+use majorityd::upkeep::comparing::{Comparing, ComparingSettings};
 use majorityd::upkeep::forgetting::Forgetting;
 use majorityd::upkeep::membership::{Membership, MembershipSettings};
 
@@ -275,10 +278,27 @@ impl Stage {
         daemon.cluster.runtime.spawner.spawn(Forgetting::new(daemon.cluster.clone()).run().boxed());
     }
 
+    /// A daemon compares the members and has tidied what aged, as a real one does.
+    pub fn compares(&self, daemon: &Daemon) {
+        let settings =
+            ComparingSettings { interval: Duration::from_secs(10), ..ComparingSettings::default() };
+        let (cluster, sweeps) =
+            (daemon.cluster.clone(), vec![Arc::new(daemon.locks.clone()) as Arc<dyn Sweep>]);
+        let task = Comparing { cluster, settings, sweeps }.run();
+        daemon.cluster.runtime.spawner.spawn(task.boxed());
+    }
+
     /// A server restarts, and these daemons connect again.
     pub fn restart(&self, node: u8, after: After, daemons: &[&Daemon]) {
         self.table.restart(node, after, &[]);
         daemons.iter().for_each(|daemon| daemon.wires[usize::from(node)].inner.connect());
+    }
+
+    /// Whether any node has a record under a key.
+    pub fn is_recorded(&self, key: &str) -> bool {
+        let read = Operation::Read { key: RegisterKey::from_bytes(key.as_bytes()) };
+        let held = |node: u8| self.table.run(node, &read) != Some(Answer::Record(None));
+        self.table.all().into_iter().any(held)
     }
 
     /// Everybody goes on as far as they get without time passing.

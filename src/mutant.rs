@@ -156,6 +156,10 @@ mutants! {
     /// Locks are granted before the recovery's stamp has aged. Leases run out first; section 2.
     GrantsWhileRecovering = "grants-while-recovering",
 
+    /// Leases are extended before the recovery's stamp has aged, whether they have run out or not. A grant that was lost is
+    /// waited for; section 2.
+    ExtendsWhileRecovering = "extends-while-recovering",
+
     // Locks.
 
     /// Stamps are counted up from the one before and do not name their attempt; section 3.

@@ -20,6 +20,8 @@ mod joins;
 mod locks;
 #[path = "schedules/members.rs"]
 mod members;
+#[path = "schedules/recovery.rs"]
+mod recovery;
 #[path = "schedules/register.rs"]
 mod register;
 #[path = "schedules/stage.rs"]

@@ -363,6 +363,12 @@ impl Stage {
         self.call(async move { locks.acquire(request, deadline).await })
     }
 
+    /// Somebody extends the lease.
+    pub fn extend(&self, daemon: &Daemon, lease: &Lease) -> Call<Result<Lease, LockError>> {
+        let (locks, deadline, lease_id) = (daemon.locks.clone(), daemon.deadline(), lease.lease_id);
+        self.call(async move { locks.extend(&name(), lease_id, None, deadline).await })
+    }
+
     /// Somebody releases it.
     pub fn release(&self, daemon: &Daemon, lease: &Lease) {
         let (locks, deadline, lease) = (daemon.locks.clone(), daemon.deadline(), lease.clone());
@@ -395,6 +401,13 @@ impl Call<Result<Acquisition, LockError>> {
             Some(Ok(Acquisition::Acquired(lease))) => Some(lease.clone()),
             _ => None,
         }
+    }
+}
+
+impl Call<Result<Lease, LockError>> {
+    /// The lease, if it was extended by now.
+    pub fn lease(&self) -> Option<Lease> {
+        lock(&self.result).as_ref()?.as_ref().ok().cloned()
     }
 }
 

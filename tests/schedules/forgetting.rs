@@ -143,13 +143,16 @@ fn a_lock_whose_holder_died_goes_although_nobody_asks_for_it() {
         assert!(stage.acquire(&a, "x", 20, 0).lease().is_some(), "it was free");
         let y = stage.acquire(&b, "y", 20, 90);
         stage.pass(1_000);
-        assert!(stage.is_recorded(LOCK));
+        assert_eq!(stage.recorded(&c, LOCK), [0, 1, 2]);
         for died in [&a, &b] {
             (0..3).for_each(|node| died.way(node, Way::Cut));
         }
         y.go_away(&stage);
         stage.pass(120_000);
-        promise(!stage.is_recorded(LOCK), "the record of a lock whose holder died stays on the nodes")
+        promise(
+            stage.recorded(&c, LOCK).is_empty(),
+            "the record of a lock whose holder died stays on the nodes",
+        )
     });
 }
 

@@ -21,14 +21,16 @@ use majorityd::members::{MemberList, View};
 use majorityd::node::embedded::{After, EmbeddedNode};
 use majorityd::node::operation::{Answer, Operation, RegisterKey};
 use majorityd::node::{CallError, Identity, Node, NodeState};
-use majorityd::register::Sweep;
+use majorityd::register::{RegisterError, Registers, Sweep};
 use majorityd::runtime::{Clock, Entropy, Moment, Runtime, Spawn};
 use majorityd::token::Ballot;
 use majorityd::upkeep::comparing::{Comparing, ComparingSettings};
 use majorityd::upkeep::forgetting::Forgetting;
 use majorityd::upkeep::membership::{Membership, MembershipSettings};
+use majorityd::upkeep::recovery::RecoveryMode;
+use majorityd::upkeep::reporting::Reporting;
 
-use super::table::{Table, first_list, founding};
+use super::table::{Append, Numbers, Table, first_list, founding};
 
 /// What becomes of a batch, by the kind of its first operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -262,15 +264,26 @@ impl Stage {
 
     /// A daemon that looks after the member list, as a real one does.
     pub fn keeper(&self, id: u64, bootstrap: bool) -> Daemon {
+        self.keeper_with(id, MembershipSettings { bootstrap, ..MembershipSettings::default() })
+    }
+
+    /// A keeper that recovers as the setting says.
+    pub fn keeper_that(&self, id: u64, recovery: RecoveryMode) -> Daemon {
+        self.keeper_with(id, MembershipSettings { recovery, ..MembershipSettings::default() })
+    }
+
+    fn keeper_with(&self, id: u64, settings: MembershipSettings) -> Daemon {
         let daemon = self.stranger(id, RIGHT);
-        let settings = MembershipSettings {
-            bootstrap,
-            ttl_max: Duration::from_secs(60),
-            ..MembershipSettings::default()
-        };
+        let settings = MembershipSettings { ttl_max: Duration::from_secs(60), ..settings };
         let task = Membership::new(daemon.cluster.clone(), settings).run();
         daemon.cluster.runtime.spawner.spawn(task.boxed());
         daemon
+    }
+
+    /// A daemon tells the nodes of each other, as a real one does, and puts out whom nobody has reached for five seconds.
+    pub fn reports(&self, daemon: &Daemon) {
+        let task = Reporting { cluster: daemon.cluster.clone(), out_after: Duration::from_secs(5) }.run();
+        daemon.cluster.runtime.spawner.spawn(task.boxed());
     }
 
     /// A daemon forgets, as a real one does.
@@ -294,11 +307,43 @@ impl Stage {
         daemons.iter().for_each(|daemon| daemon.wires[usize::from(node)].inner.connect());
     }
 
-    /// Whether any node has a record under a key.
-    pub fn is_recorded(&self, key: &str) -> bool {
+    /// The nodes that have a record under a key, by the list that a daemon goes by.
+    pub fn recorded(&self, daemon: &Daemon, key: &str) -> Vec<u8> {
         let read = Operation::Read { key: RegisterKey::from_bytes(key.as_bytes()) };
-        let held = |node: u8| self.table.run(node, &read) != Some(Answer::Record(None));
-        self.table.all().into_iter().any(held)
+        let list = daemon.view().vid;
+        let held = |node: u8| match self.table.run_by(list, node, &read) {
+            Some(Answer::Record(record)) => record.is_some(),
+            other => panic!("node {node}: {other:?}"),
+        };
+        self.table
+            .all()
+            .into_iter()
+            .filter(|node| self.table.servers[usize::from(*node)].is_up() && held(*node))
+            .collect()
+    }
+
+    /// Appends a number to a register, and waits until it is done.
+    pub fn append(&self, daemon: &Daemon, number: u8) -> Numbered {
+        let registers = Registers::<Numbers>::new(daemon.cluster.clone(), Duration::from_secs(60));
+        let deadline = daemon.deadline();
+        self.call(
+            async move { registers.change("lock", Append(number), deadline).await.map(|done| done.answer) },
+        )
+    }
+
+    /// What stands in that register.
+    pub fn numbers(&self, daemon: &Daemon) -> Vec<u8> {
+        let registers = Registers::<Numbers>::new(daemon.cluster.clone(), Duration::from_secs(5));
+        let deadline = daemon.deadline();
+        let read = self.call(async move { registers.read("lock", deadline).await.map(|seen| seen.value) });
+        self.pass(3_000);
+        let numbers = lock(&read.result).clone();
+        numbers.expect("it is read by now").expect("q members answer")
+    }
+
+    /// A server stops. [`Stage::restart`] brings it back.
+    pub fn gone(&self, node: u8) {
+        self.table.servers[usize::from(node)].stop();
     }
 
     /// Everybody goes on as far as they get without time passing.
@@ -401,6 +446,16 @@ impl Call<Result<Acquisition, LockError>> {
             Some(Ok(Acquisition::Acquired(lease))) => Some(lease.clone()),
             _ => None,
         }
+    }
+}
+
+/// A number under way to its register, and what that came to.
+pub type Numbered = Call<Result<Vec<u8>, RegisterError>>;
+
+impl Numbered {
+    /// The register with the number in it, if it was agreed on by now.
+    pub fn done(&self) -> Option<Vec<u8>> {
+        lock(&self.result).as_ref()?.as_ref().ok().cloned()
     }
 }
 

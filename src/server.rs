@@ -141,7 +141,7 @@ impl Daemon {
         let locks = Arc::new(Locks::new(cluster.clone(), lock_settings(settings)));
         router.locks.get_or_init(|| locks.clone());
         let observer = Observer::new(cluster.clone(), facts(settings, &cluster), router.states.clone());
-        upkeep::start(&cluster, upkeep_settings(settings));
+        upkeep::start(&cluster, upkeep_settings(settings), vec![locks.clone()]);
         let (sender, can_serve) = watch::channel(false);
         runtime.spawner.spawn(watch_quorum(cluster.clone(), router, sender).boxed());
         Ok(Self { cluster, locks, observer: Arc::new(observer), can_serve })

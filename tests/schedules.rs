@@ -4,8 +4,8 @@
 //! ([`majorityd::mutant`]), where it must break the promise that it names. So the schedules also say what each mechanism
 //! is for. Asks for the feature `sim`.
 //!
-//! What has no schedule: putting a node `out`; the recovery, but for its wait; that only the id whose `end_join` succeeded
-//! becomes a member; and the lag before a record is forgotten, on which no promise rests.
+//! What has no schedule: that only the id whose `end_join` succeeded becomes a member; and the lag before a record is
+//! forgotten, on which no promise rests.
 #![cfg(feature = "sim")]
 
 #[path = "schedules/daemons.rs"]
@@ -20,6 +20,8 @@ mod joins;
 mod locks;
 #[path = "schedules/members.rs"]
 mod members;
+#[path = "schedules/recovery.rs"]
+mod recovery;
 #[path = "schedules/register.rs"]
 mod register;
 #[path = "schedules/stage.rs"]

@@ -19,13 +19,18 @@ use majorityd::lock::locks::LockSettings;
 use majorityd::lock::{AcquireRequest, Acquisition, Lease, LockError, Locks};
 use majorityd::members::{MemberList, View};
 use majorityd::node::embedded::{After, EmbeddedNode};
+use majorityd::node::operation::{Answer, Operation, RegisterKey};
 use majorityd::node::{CallError, Identity, Node, NodeState};
+use majorityd::register::{RegisterError, Registers, Sweep};
 use majorityd::runtime::{Clock, Entropy, Moment, Runtime, Spawn};
 use majorityd::token::Ballot;
+use majorityd::upkeep::comparing::{Comparing, ComparingSettings};
 use majorityd::upkeep::forgetting::Forgetting;
 use majorityd::upkeep::membership::{Membership, MembershipSettings};
+use majorityd::upkeep::recovery::RecoveryMode;
+use majorityd::upkeep::reporting::Reporting;
 
-use super::table::{Table, first_list, founding};
+use super::table::{Append, Numbers, Table, first_list, founding};
 
 /// What becomes of a batch, by the kind of its first operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -259,15 +264,26 @@ impl Stage {
 
     /// A daemon that looks after the member list, as a real one does.
     pub fn keeper(&self, id: u64, bootstrap: bool) -> Daemon {
+        self.keeper_with(id, MembershipSettings { bootstrap, ..MembershipSettings::default() })
+    }
+
+    /// A keeper that recovers as the setting says.
+    pub fn keeper_that(&self, id: u64, recovery: RecoveryMode) -> Daemon {
+        self.keeper_with(id, MembershipSettings { recovery, ..MembershipSettings::default() })
+    }
+
+    fn keeper_with(&self, id: u64, settings: MembershipSettings) -> Daemon {
         let daemon = self.stranger(id, RIGHT);
-        let settings = MembershipSettings {
-            bootstrap,
-            ttl_max: Duration::from_secs(60),
-            ..MembershipSettings::default()
-        };
+        let settings = MembershipSettings { ttl_max: Duration::from_secs(60), ..settings };
         let task = Membership::new(daemon.cluster.clone(), settings).run();
         daemon.cluster.runtime.spawner.spawn(task.boxed());
         daemon
+    }
+
+    /// A daemon tells the nodes of each other, as a real one does, and puts out whom nobody has reached for five seconds.
+    pub fn reports(&self, daemon: &Daemon) {
+        let task = Reporting { cluster: daemon.cluster.clone(), out_after: Duration::from_secs(5) }.run();
+        daemon.cluster.runtime.spawner.spawn(task.boxed());
     }
 
     /// A daemon forgets, as a real one does.
@@ -275,10 +291,59 @@ impl Stage {
         daemon.cluster.runtime.spawner.spawn(Forgetting::new(daemon.cluster.clone()).run().boxed());
     }
 
+    /// A daemon compares the members and has tidied what aged, as a real one does.
+    pub fn compares(&self, daemon: &Daemon) {
+        let settings =
+            ComparingSettings { interval: Duration::from_secs(10), ..ComparingSettings::default() };
+        let (cluster, sweeps) =
+            (daemon.cluster.clone(), vec![Arc::new(daemon.locks.clone()) as Arc<dyn Sweep>]);
+        let task = Comparing { cluster, settings, sweeps }.run();
+        daemon.cluster.runtime.spawner.spawn(task.boxed());
+    }
+
     /// A server restarts, and these daemons connect again.
     pub fn restart(&self, node: u8, after: After, daemons: &[&Daemon]) {
         self.table.restart(node, after, &[]);
         daemons.iter().for_each(|daemon| daemon.wires[usize::from(node)].inner.connect());
+    }
+
+    /// The nodes that have a record under a key, by the list that a daemon goes by.
+    pub fn recorded(&self, daemon: &Daemon, key: &str) -> Vec<u8> {
+        let read = Operation::Read { key: RegisterKey::from_bytes(key.as_bytes()) };
+        let list = daemon.view().vid;
+        let held = |node: u8| match self.table.run_by(list, node, &read) {
+            Some(Answer::Record(record)) => record.is_some(),
+            other => panic!("node {node}: {other:?}"),
+        };
+        self.table
+            .all()
+            .into_iter()
+            .filter(|node| self.table.servers[usize::from(*node)].is_up() && held(*node))
+            .collect()
+    }
+
+    /// Appends a number to a register, and waits until it is done.
+    pub fn append(&self, daemon: &Daemon, number: u8) -> Numbered {
+        let registers = Registers::<Numbers>::new(daemon.cluster.clone(), Duration::from_secs(60));
+        let deadline = daemon.deadline();
+        self.call(
+            async move { registers.change("lock", Append(number), deadline).await.map(|done| done.answer) },
+        )
+    }
+
+    /// What stands in that register.
+    pub fn numbers(&self, daemon: &Daemon) -> Vec<u8> {
+        let registers = Registers::<Numbers>::new(daemon.cluster.clone(), Duration::from_secs(5));
+        let deadline = daemon.deadline();
+        let read = self.call(async move { registers.read("lock", deadline).await.map(|seen| seen.value) });
+        self.pass(3_000);
+        let numbers = lock(&read.result).clone();
+        numbers.expect("it is read by now").expect("q members answer")
+    }
+
+    /// A server stops. [`Stage::restart`] brings it back.
+    pub fn gone(&self, node: u8) {
+        self.table.servers[usize::from(node)].stop();
     }
 
     /// Everybody goes on as far as they get without time passing.
@@ -343,6 +408,12 @@ impl Stage {
         self.call(async move { locks.acquire(request, deadline).await })
     }
 
+    /// Somebody extends the lease.
+    pub fn extend(&self, daemon: &Daemon, lease: &Lease) -> Call<Result<Lease, LockError>> {
+        let (locks, deadline, lease_id) = (daemon.locks.clone(), daemon.deadline(), lease.lease_id);
+        self.call(async move { locks.extend(&name(), lease_id, None, deadline).await })
+    }
+
     /// Somebody releases it.
     pub fn release(&self, daemon: &Daemon, lease: &Lease) {
         let (locks, deadline, lease) = (daemon.locks.clone(), daemon.deadline(), lease.clone());
@@ -375,6 +446,23 @@ impl Call<Result<Acquisition, LockError>> {
             Some(Ok(Acquisition::Acquired(lease))) => Some(lease.clone()),
             _ => None,
         }
+    }
+}
+
+/// A number under way to its register, and what that came to.
+pub type Numbered = Call<Result<Vec<u8>, RegisterError>>;
+
+impl Numbered {
+    /// The register with the number in it, if it was agreed on by now.
+    pub fn done(&self) -> Option<Vec<u8>> {
+        lock(&self.result).as_ref()?.as_ref().ok().cloned()
+    }
+}
+
+impl Call<Result<Lease, LockError>> {
+    /// The lease, if it was extended by now.
+    pub fn lease(&self) -> Option<Lease> {
+        lock(&self.result).as_ref()?.as_ref().ok().cloned()
     }
 }
 

@@ -29,18 +29,7 @@ impl Fields<'_> {
 
     /// The outer `Option` is for a refusal, the inner for "not given".
     fn ttl(&mut self, value: Option<&prost_types::Duration>) -> Option<Option<Duration>> {
-        let Some(ttl) = self.duration("ttl", Reason::InvalidTtl, value)? else { return Some(None) };
-        let (min, max) = (self.limits.ttl_min, self.limits.ttl_max);
-        if (min..=max).contains(&ttl) {
-            return Some(Some(ttl));
-        }
-        let (ttl, min, max) = (format!("{ttl:?}"), format!("{min:?}"), format!("{max:?}"));
-        self.refuse(
-            "ttl",
-            Reason::InvalidTtl,
-            format!("is {ttl}; from {min} to {max} is allowed"),
-            vec![("ttl", ttl), ("ttl_min", min), ("ttl_max", max)],
-        )
+        self.ttl_within(value, (self.limits.ttl_min, self.limits.ttl_max))
     }
 
     fn wait(&mut self, value: Option<&prost_types::Duration>) -> Option<Duration> {
@@ -208,7 +197,7 @@ pub fn name(text: &str, limits: &Limits) -> Result<LockName, Invalid> {
 pub fn name_and_token(text: &str, fencing_token: u64, limits: &Limits) -> Result<(LockName, Token), Invalid> {
     let mut fields = Fields::new(limits);
     let name = fields.name(text);
-    let token = fields.fencing_token(fencing_token);
+    let token = fields.fencing_token("fencing_token", fencing_token);
     fields.finish(name.zip(token))
 }
 
@@ -292,7 +281,7 @@ pub fn lock_page(page: &lock::LockPage) -> v1::ListLocksResponse {
     let next = if shown < page.locks.len() { Some(&page.locks[shown - 1].name) } else { page.next.as_ref() };
     v1::ListLocksResponse {
         locks: page.locks[..shown].iter().map(lock_view).collect(),
-        next_page_token: next.map(page_token_from_name).unwrap_or_default(),
+        next_page_token: next.map(|name| page_token_from_name(name.as_str())).unwrap_or_default(),
     }
 }
 

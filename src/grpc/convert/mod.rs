@@ -1,11 +1,13 @@
-//! Wire to domain, with all validation, and domain to wire: [`lock`], [`cluster`], and here what they share.
+//! Wire to domain, with all validation, and domain to wire: [`lock`], [`kv`], [`cluster`], and here what they share.
 //!
 //! A request is parsed as a whole: every field that is wrong becomes a [`Violation`], and the caller learns all of them at
 //! once. What passed is in domain types and is not checked again behind the edge.
 
 pub mod cluster;
+pub mod kv;
 pub mod lock;
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use base64::Engine;
@@ -44,6 +46,16 @@ pub struct Limits {
     pub page_size_max: usize,
     /// Entries of a page when the caller names no size.
     pub page_size_default: usize,
+    /// The shortest TTL of a key, included.
+    pub key_ttl_min: Duration,
+    /// The longest TTL of a key, included.
+    pub key_ttl_max: Duration,
+    /// The largest value of a key, in bytes.
+    pub value_bytes_max: usize,
+    /// Most items of a batch.
+    pub batch_items_max: usize,
+    /// Most keys and values of a batch together, in bytes.
+    pub batch_bytes_max: usize,
     /// The longest wait in line; who asks for more waits this long. It bounds calls that have no deadline.
     pub wait_max: Duration,
 }
@@ -60,6 +72,11 @@ impl Default for Limits {
             attributes_bytes_max: limits::ATTRIBUTES_BYTES_MAX,
             page_size_max: limits::PAGE_SIZE_MAX,
             page_size_default: limits::PAGE_SIZE_DEFAULT,
+            key_ttl_min: limits::TTL_MIN,
+            key_ttl_max: limits::KEY_TTL_MAX_DEFAULT,
+            value_bytes_max: limits::VALUE_BYTES_MAX,
+            batch_items_max: limits::BATCH_ITEMS_MAX,
+            batch_bytes_max: limits::BATCH_BYTES_TOTAL_MAX,
             wait_max: Duration::from_secs(86_400),
         }
     }
@@ -68,7 +85,9 @@ impl Default for Limits {
 /// One field that breaks a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// The field's name in the proto.
+    /// The element of a list that it is about, as the list's name and a position from 0.
+    pub element: Option<(&'static str, usize)>,
+    /// The field's name in the proto, within the element if there is one; empty for the element as a whole.
     pub field: &'static str,
     /// Which kind of rule.
     pub reason: Reason,
@@ -76,6 +95,17 @@ pub struct Violation {
     pub description: String,
     /// Every value that the description names.
     pub values: Vec<(&'static str, String)>,
+}
+
+impl Violation {
+    /// The field as seen from the request, such as `items[3].ttl`.
+    pub fn path(&self) -> Cow<'static, str> {
+        match (self.element, self.field) {
+            (None, field) => field.into(),
+            (Some((list, at)), "") => format!("{list}[{at}]").into(),
+            (Some((list, at)), field) => format!("{list}[{at}].{field}").into(),
+        }
+    }
 }
 
 /// All that is wrong with a request; at least one thing.
@@ -92,12 +122,14 @@ impl Invalid {
 /// Collects violations while the fields are parsed one by one.
 struct Fields<'a> {
     limits: &'a Limits,
+    /// Of the list whose element is being parsed.
+    element: Option<(&'static str, usize)>,
     violations: Vec<Violation>,
 }
 
 impl<'a> Fields<'a> {
     fn new(limits: &'a Limits) -> Self {
-        Self { limits, violations: Vec::new() }
+        Self { limits, element: None, violations: Vec::new() }
     }
 
     /// `parsed` is `None` exactly if some field was refused.
@@ -118,7 +150,7 @@ impl<'a> Fields<'a> {
         description: String,
         values: Vec<(&'static str, String)>,
     ) -> Option<T> {
-        self.violations.push(Violation { field, reason, description, values });
+        self.violations.push(Violation { element: self.element, field, reason, description, values });
         None
     }
 
@@ -138,11 +170,21 @@ impl<'a> Fields<'a> {
         self.refuse(field, reason, error.to_string(), values)
     }
 
-    fn name(&mut self, text: &str) -> Option<LockName> {
-        match within(text, self.limits.name_bytes_max).and_then(LockName::parse) {
+    /// A name of something, by the rule that its type has on top of the configured length.
+    fn name_of<T>(
+        &mut self,
+        field: &'static str,
+        text: &str,
+        parse: impl FnOnce(&str) -> Result<T, InvalidName>,
+    ) -> Option<T> {
+        match within(text, self.limits.name_bytes_max).and_then(parse) {
             Ok(name) => Some(name),
-            Err(error) => self.refuse_name("name", Reason::InvalidName, &error),
+            Err(error) => self.refuse_name(field, Reason::InvalidName, &error),
         }
+    }
+
+    fn name(&mut self, text: &str) -> Option<LockName> {
+        self.name_of("name", text, LockName::parse)
     }
 
     /// As a name, but may be empty.
@@ -150,10 +192,7 @@ impl<'a> Fields<'a> {
         if text.is_empty() {
             return Some(String::new());
         }
-        match within(text, self.limits.name_bytes_max).and_then(LockName::parse) {
-            Ok(name) => Some(name.as_str().to_owned()),
-            Err(error) => self.refuse_name("prefix", Reason::InvalidName, &error),
-        }
+        self.name_of("prefix", text, |text| LockName::parse(text).map(|name| name.as_str().to_owned()))
     }
 
     /// The outer `Option` is for a refusal, the inner for "not given".
@@ -175,19 +214,49 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn fencing_token(&mut self, value: u64) -> Option<Token> {
+    /// The outer `Option` is for a refusal, the inner for "not given".
+    fn ttl_within(
+        &mut self,
+        value: Option<&prost_types::Duration>,
+        (min, max): (Duration, Duration),
+    ) -> Option<Option<Duration>> {
+        let Some(ttl) = self.duration("ttl", Reason::InvalidTtl, value)? else { return Some(None) };
+        if (min..=max).contains(&ttl) {
+            return Some(Some(ttl));
+        }
+        let (ttl, min, max) = (format!("{ttl:?}"), format!("{min:?}"), format!("{max:?}"));
+        self.refuse(
+            "ttl",
+            Reason::InvalidTtl,
+            format!("is {ttl}; from {min} to {max} is allowed"),
+            vec![("ttl", ttl), ("ttl_min", min), ("ttl_max", max)],
+        )
+    }
+
+    /// A token that may have been given out. `name` is the value's in the metadata, and so is it with `_max` behind.
+    fn token(
+        &mut self,
+        field: &'static str,
+        reason: Reason,
+        [name, name_max]: [&'static str; 2],
+        value: u64,
+    ) -> Option<Token> {
         match Token::new(value).filter(|token| *token != Token::ZERO) {
             Some(token) => Some(token),
             None => {
                 let max = Token::MAX.to_string();
                 self.refuse(
-                    "fencing_token",
-                    Reason::InvalidFencingToken,
+                    field,
+                    reason,
                     format!("is {value}; from 1 to {max} is allowed"),
-                    vec![("fencing_token", value.to_string()), ("fencing_token_max", max)],
+                    vec![(name, value.to_string()), (name_max, max)],
                 )
             }
         }
+    }
+
+    fn fencing_token(&mut self, field: &'static str, value: u64) -> Option<Token> {
+        self.token(field, Reason::InvalidFencingToken, ["fencing_token", "fencing_token_max"], value)
     }
 
     fn page_size(&mut self, value: i32) -> Option<usize> {
@@ -241,8 +310,8 @@ fn duration_from_wire(value: &prost_types::Duration) -> Result<Duration, &'stati
     }
 }
 
-fn page_token_from_name(name: &LockName) -> String {
-    URL_SAFE_NO_PAD.encode(name.as_str())
+fn page_token_from_name(name: &str) -> String {
+    URL_SAFE_NO_PAD.encode(name)
 }
 
 fn page_token_to_name(text: &str) -> Option<LockName> {

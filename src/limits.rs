@@ -16,6 +16,13 @@ pub const VALUE_BYTES_MAX: usize = 1 << 20;
 pub const VALUE_BYTES_CEILING: usize = 16 << 20;
 /// The longest TTL of a key: ten years of microseconds are far below 2^53.
 pub const KEY_TTL_MAX: Duration = Duration::from_secs(3_650 * 86_400);
+/// Default of the longest TTL of a key: what is meant to stay for longer is meant to stay for good.
+pub const KEY_TTL_MAX_DEFAULT: Duration = Duration::from_secs(365 * 86_400);
+/// Items of a batch that a client sends.
+pub const BATCH_ITEMS_MAX: usize = 1_000;
+/// Keys and values of a batch that a client sends, together, in bytes: what servers take in one message unless told
+/// otherwise.
+pub const BATCH_BYTES_TOTAL_MAX: usize = 4 << 20;
 /// Request ids that a key remembers: so many writes of others may come between a request and its repeat. Each takes some
 /// forty bytes of every accept of the key.
 pub const REQUESTS_MAX: usize = 128;

@@ -100,6 +100,7 @@ impl Cluster {
         let address = listener.local_addr().unwrap();
         let services = Services {
             locks: daemon.locks.clone(),
+            keys: daemon.keys.clone(),
             observer: daemon.observer.clone(),
             runtime: self.runtime.clone(),
             can_serve: daemon.can_serve.clone(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
+use tonic::Status;
 
 use super::{Fields, Invalid, Limits, PAGE_BYTES_MAX, duration, page_token_from_name};
 use crate::grpc::status::{self, Reason};
@@ -15,7 +16,6 @@ use crate::kv::{
 };
 use crate::proto::v1;
 use crate::token::Token;
-use tonic::Status;
 
 impl Fields<'_> {
     fn key(&mut self, text: &str) -> Option<Key> {
@@ -433,4 +433,254 @@ pub fn watch_event(event: WatchEvent) -> v1::WatchResponse {
         WatchEvent::Synced => Event::Synced(Synced {}),
     };
     v1::WatchResponse { event: Some(event) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{refused, wire};
+    use super::*;
+    use crate::grpc::convert::page_token_to_name;
+    use v1::set_request::{Content, Precondition as Given};
+
+    const ID: &str = "01234567-89ab-cdef-fedc-ba9876543210";
+
+    fn valid(key: &str) -> v1::SetRequest {
+        let content = Some(Content::Text("x".to_owned()));
+        v1::SetRequest { key: key.to_owned(), content, ..Default::default() }
+    }
+
+    fn parse(request: v1::SetRequest) -> Result<(Key, Mutation), Invalid> {
+        set(request, &Limits::default())
+    }
+
+    /// The paths and reasons of all violations.
+    fn paths<T: std::fmt::Debug>(result: Result<T, Invalid>) -> Vec<(String, Reason)> {
+        let invalid = result.expect_err("refused");
+        invalid.violations().iter().map(|v| (v.path().into_owned(), v.reason)).collect()
+    }
+
+    fn listed(name: &str, bytes: usize) -> ListedKey {
+        let entry = Entry { data: vec![7; bytes].into(), version: Token::new(5).unwrap(), remaining: None };
+        ListedKey { key: Key::parse(name).unwrap(), entry }
+    }
+
+    #[test]
+    fn a_bare_set_sets_for_good_whatever_is_there() {
+        let (key, mutation) = parse(valid("orders")).unwrap();
+        let write =
+            Write::Set { data: Bytes::from_static(b"x"), ttl: None, precondition: Precondition::None };
+        assert_eq!((key.as_str(), mutation), ("orders", Mutation::from(write)));
+    }
+
+    #[test]
+    fn everything_that_a_set_may_carry_arrives() {
+        let request = v1::SetRequest {
+            content: Some(Content::Value(Bytes::new())),
+            ttl: wire(2, 1_999_999),
+            precondition: Some(Given::Version(7)),
+            return_previous: true,
+            request_id: Some(ID.to_owned()),
+            fence: Some(v1::Fence { lock: "l".to_owned(), token: 9 }),
+            ..valid("orders")
+        };
+        let (_, mutation) = parse(request).unwrap();
+        let token = |value| Token::new(value).unwrap();
+        let precondition = Precondition::Version(token(7));
+        // Time is kept in whole milliseconds.
+        let ttl = Some(Duration::from_millis(2_001));
+        let expected = Mutation {
+            write: Write::Set { data: Bytes::new(), ttl, precondition },
+            request: RequestId::parse(ID),
+            fence: Some(Fence { lock: LockName::parse("l").unwrap(), token: token(9) }),
+            previous: true,
+        };
+        assert_eq!(mutation, expected);
+    }
+
+    #[test]
+    fn each_field_of_a_set_keeps_to_its_rule() {
+        let fence = |lock: &str, token| Some(v1::Fence { lock: lock.to_owned(), token });
+        let id = |text: &str| Some(text.to_owned());
+        let large = Some(Content::Value(vec![0; (1 << 20) + 1].into()));
+        let long = Some(Content::Text("x".repeat((1 << 20) + 1)));
+        let good = || valid("orders");
+        let cases: Vec<(v1::SetRequest, &[(&str, Reason)])> = vec![
+            (valid(""), &[("key", Reason::InvalidName)]),
+            (valid("a\n"), &[("key", Reason::InvalidName)]),
+            (valid(&"x".repeat(513)), &[("key", Reason::InvalidName)]),
+            (v1::SetRequest { content: None, ..good() }, &[("value", Reason::InvalidValue)]),
+            (v1::SetRequest { content: large, ..good() }, &[("value", Reason::TooLarge)]),
+            (v1::SetRequest { content: long, ..good() }, &[("text", Reason::TooLarge)]),
+            (v1::SetRequest { ttl: wire(0, 999_999_999), ..good() }, &[("ttl", Reason::InvalidTtl)]),
+            (v1::SetRequest { ttl: wire(365 * 86_400, 1), ..good() }, &[("ttl", Reason::InvalidTtl)]),
+            (v1::SetRequest { ttl: wire(-1, 0), ..good() }, &[("ttl", Reason::InvalidTtl)]),
+            (
+                v1::SetRequest { precondition: Some(Given::Absent(false)), ..good() },
+                &[("absent", Reason::InvalidPrecondition)],
+            ),
+            (
+                v1::SetRequest { precondition: Some(Given::Present(false)), ..good() },
+                &[("present", Reason::InvalidPrecondition)],
+            ),
+            (
+                v1::SetRequest { precondition: Some(Given::Version(0)), ..good() },
+                &[("version", Reason::InvalidVersion)],
+            ),
+            (
+                v1::SetRequest { precondition: Some(Given::Version(1 << 53)), ..good() },
+                &[("version", Reason::InvalidVersion)],
+            ),
+            (v1::SetRequest { request_id: id(""), ..good() }, &[("request_id", Reason::InvalidRequestId)]),
+            (
+                v1::SetRequest { request_id: id(&ID[1..]), ..good() },
+                &[("request_id", Reason::InvalidRequestId)],
+            ),
+            (
+                v1::SetRequest { fence: fence("", 0), ..good() },
+                &[("fence.lock", Reason::InvalidName), ("fence.token", Reason::InvalidFencingToken)],
+            ),
+            (
+                v1::SetRequest { fence: fence("l", 1 << 53), ..good() },
+                &[("fence.token", Reason::InvalidFencingToken)],
+            ),
+        ];
+        for (request, expected) in cases {
+            assert_eq!(refused(parse(request)), expected);
+        }
+        let edge = v1::SetRequest {
+            content: Some(Content::Value(vec![0; 1 << 20].into())),
+            ttl: wire(365 * 86_400, 0),
+            ..valid(&"ü".repeat(256))
+        };
+        assert!(parse(edge).is_ok());
+    }
+
+    #[test]
+    fn what_other_writes_leave_out_has_its_default() {
+        let limits = Limits::default();
+        let key = || "n".to_owned();
+        let (_, counted) =
+            increment(&v1::IncrementRequest { key: key(), ..Default::default() }, &limits).unwrap();
+        assert_eq!(counted.write, Write::Increment { delta: 1, initial: 0, ttl: None });
+        let zero = v1::IncrementRequest { key: key(), delta: Some(0), initial: -7, ..Default::default() };
+        let (_, counted) = increment(&zero, &limits).unwrap();
+        assert_eq!(counted.write, Write::Increment { delta: 0, initial: -7, ttl: None });
+        let (_, touched) = touch(&v1::TouchRequest { key: key(), ..Default::default() }, &limits).unwrap();
+        assert_eq!(touched.write, Write::Touch { ttl: None });
+        let (_, deleted) = delete(&v1::DeleteRequest { key: key(), ..Default::default() }, &limits).unwrap();
+        assert_eq!(deleted.write, Write::Delete { version: None });
+        let never = v1::DeleteRequest { key: key(), version: Some(0), ..Default::default() };
+        assert_eq!(refused(delete(&never, &limits)), [("version", Reason::InvalidVersion)]);
+    }
+
+    #[test]
+    fn a_batch_names_what_is_wrong_by_its_position() {
+        let limits = Limits { batch_items_max: 4, batch_bytes_max: 40, ..Limits::default() };
+        let batch = |items| batch_set(v1::BatchSetRequest { items }, &limits);
+        assert_eq!(batch(vec![]).unwrap(), []);
+        assert_eq!(batch(vec![valid("a"), valid("b")]).unwrap().len(), 2);
+        let items = vec![
+            valid("a"),
+            v1::SetRequest { ttl: wire(0, 1), ..valid("") },
+            v1::SetRequest { return_previous: true, ..valid("b") },
+            valid("a"),
+        ];
+        let named = |path: &str, reason| (path.to_owned(), reason);
+        let expected = [
+            named("items[1].key", Reason::InvalidName),
+            named("items[1].ttl", Reason::InvalidTtl),
+            named("items[2].return_previous", Reason::InvalidReturnPrevious),
+            named("items[3].key", Reason::DuplicateKey),
+        ];
+        assert_eq!(paths(batch(items)), expected);
+        let many = (0..5).map(|n: u32| valid(&n.to_string())).collect();
+        assert_eq!(paths(batch(many)), [named("items", Reason::TooLarge)]);
+        // 20 bytes of key and one of text: two are too many by two.
+        let large = ["a", "b"].map(|name| valid(&name.repeat(20)));
+        assert_eq!(paths(batch(large.to_vec())), [named("items", Reason::TooLarge)]);
+        let keys = |keys: &[&str]| {
+            let keys = keys.iter().map(|key| (*key).to_owned()).collect();
+            batch_get(v1::BatchGetRequest { keys }, &limits)
+        };
+        assert_eq!(keys(&["a", "a"]).unwrap().len(), 2);
+        assert_eq!(paths(keys(&["a", "\t"])), [named("keys[1]", Reason::InvalidName)]);
+        assert_eq!(paths(keys(&["a"; 5])), [named("keys", Reason::TooLarge)]);
+    }
+
+    #[test]
+    fn a_watch_has_one_target() {
+        use v1::watch_request::Target;
+        let parse =
+            |target, start_version| watch(&v1::WatchRequest { target, start_version }, &Limits::default());
+        let all = parse(Some(Target::Prefix(String::new())), 0).unwrap();
+        assert_eq!(all, Watched { scope: Scope::Prefix(String::new()), after: None });
+        let one = parse(Some(Target::Key("a".to_owned())), 7).unwrap();
+        let after = Token::new(7);
+        assert_eq!(one, Watched { scope: Scope::Key(Key::parse("a").unwrap()), after });
+        assert_eq!(refused(parse(None, 0)), [("key", Reason::InvalidName)]);
+        assert_eq!(refused(parse(Some(Target::Key(String::new())), 0)), [("key", Reason::InvalidName)]);
+        assert_eq!(
+            refused(parse(Some(Target::Prefix("\0".to_owned())), 1 << 53)),
+            [("prefix", Reason::InvalidName), ("start_version", Reason::InvalidVersion)]
+        );
+    }
+
+    #[test]
+    fn a_page_that_clients_would_refuse_is_cut_and_goes_on_after_its_last_entry() {
+        let mebibyte = 1 << 20;
+        let page = |sizes: &[usize], next: Option<&str>| {
+            let keys = sizes.iter().enumerate().map(|(n, bytes)| listed(&format!("k{n}"), *bytes)).collect();
+            KeyPage { keys, next: next.map(str::to_owned) }
+        };
+        let shown = |page: KeyPage, with_values| {
+            let sent = key_page(page, with_values);
+            assert!(sent.encoded_len() < 4 * mebibyte || sent.keys.len() == 1);
+            let next = page_token_to_name(&sent.next_page_token).map(|name| name.as_str().to_owned());
+            (sent.keys.len(), next)
+        };
+        let k = |n: usize| Some(format!("k{n}"));
+        assert_eq!(shown(page(&[mebibyte; 5], Some("k9")), true), (2, k(1)));
+        assert_eq!(shown(page(&[mebibyte; 2], Some("k9")), true), (2, k(9)));
+        assert_eq!(shown(page(&[mebibyte; 5], None), false), (5, None));
+        // Larger than any answer should be, but the list has to go on.
+        assert_eq!(shown(page(&[5 * mebibyte, 1], None), true), (1, k(0)));
+        assert_eq!(shown(page(&[], Some("k9")), true), (0, k(9)));
+    }
+
+    #[test]
+    fn an_answer_of_many_values_is_filled_and_says_so_for_the_rest() {
+        use v1::batch_get_response::entry::Outcome;
+        let mut entries = BatchEntries::default();
+        let ListedKey { key, entry } = listed("k", 1 << 20);
+        assert!(entries.add(&key, Ok(Some(entry.clone()))));
+        assert!(entries.add(&key, Ok(None)));
+        assert!(entries.add(&key, Ok(Some(entry.clone()))));
+        assert!(!entries.add(&key, Ok(Some(entry))));
+        let sent = entries.finish(1_000);
+        assert!(sent.encoded_len() < 4 << 20);
+        assert_eq!(sent.entries.len(), 1_000);
+        let outcome = |at: usize| sent.entries[at].outcome.clone().expect("set");
+        assert!(matches!((outcome(0), outcome(1)), (Outcome::KeyValue(_), Outcome::Absent(_))));
+        for at in [3, 999] {
+            let Outcome::Error(error) = outcome(at) else { panic!("{at}") };
+            assert_eq!(error.code, i32::from(tonic::Code::ResourceExhausted));
+            assert_eq!(error.details.len(), 1, "ErrorInfo");
+        }
+    }
+
+    #[test]
+    fn a_set_says_what_is_left_of_its_time_and_a_repeat_promises_none() {
+        let key = Key::parse("k").unwrap();
+        let version = Token::new(5).unwrap();
+        let second = Duration::from_secs;
+        let left = |ttl: Option<u64>, repeated, elapsed| {
+            let effect = Effect::Set { version, ttl: ttl.map(second) };
+            let sent = was_set(&key, Written { effect, previous: None, repeated }, second(elapsed));
+            sent.key_value.expect("always there").remaining
+        };
+        assert_eq!(left(Some(30), false, 2), wire(28, 0));
+        assert_eq!(left(Some(30), false, 31), wire(0, 0));
+        assert_eq!(left(Some(30), true, 0), wire(0, 0));
+        assert_eq!(left(None, true, 0), None);
+    }
 }

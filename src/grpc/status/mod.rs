@@ -25,8 +25,10 @@ pub const DOMAIN: &str = "majorityd";
 /// Longest message, and longest value in the metadata, in bytes: some clients refuse more than 8 KiB of trailers, and
 /// what is in a message travels three times in them.
 const TEXT_BYTES_MAX: usize = 1024;
-/// Most violations that one status names. A batch may have thousands, and the same bound on trailers holds.
+/// Most violations that one status names, and most bytes of them. A batch may have thousands, and the same bound on
+/// trailers holds.
 const VIOLATIONS_MAX: usize = 16;
+const VIOLATION_BYTES_MAX: usize = 2048;
 
 /// An error of a room that calls go to.
 pub trait Fault: std::error::Error + 'static {
@@ -57,8 +59,11 @@ pub fn invalid(invalid: &Invalid) -> Status {
     let violations = invalid.violations();
     let mut metadata = HashMap::new();
     let mut fields = Vec::new();
-    let mut parts = Vec::new();
+    let mut parts: Vec<String> = Vec::new();
     for violation in violations.iter().take(VIOLATIONS_MAX) {
+        if parts.iter().map(String::len).sum::<usize>() > VIOLATION_BYTES_MAX {
+            break;
+        }
         for (what, value) in &violation.values {
             metadata.insert((*what).to_owned(), bounded(value));
         }
@@ -68,7 +73,7 @@ pub fn invalid(invalid: &Invalid) -> Status {
         field.reason = violation.reason.as_str().to_owned();
         fields.push(field);
     }
-    if violations.len() > VIOLATIONS_MAX {
+    if violations.len() > fields.len() {
         parts.insert(0, format!("{} fields break rules, of which these are the first", violations.len()));
         metadata.insert("violations".to_owned(), violations.len().to_string());
     }

@@ -140,3 +140,116 @@ fn wire(code: Code) -> &'static str {
         other => panic!("{other:?} is not used"),
     }
 }
+
+/// Every variant of the keys, with what it becomes, and the metadata that clients decide by.
+fn key_cases() -> Vec<(KvError, Code, Reason, Vec<(&'static str, &'static str)>)> {
+    use Code::*;
+    let key = || crate::ids::Key::parse("stock").unwrap();
+    let of_key = ("key", "stock");
+    vec![
+        (
+            KvError::PreconditionFailed { key: key(), current: Some(token(7)) },
+            FailedPrecondition,
+            Reason::PreconditionFailed,
+            vec![of_key, ("current_version", "7")],
+        ),
+        (
+            KvError::PreconditionFailed { key: key(), current: None },
+            FailedPrecondition,
+            Reason::PreconditionFailed,
+            vec![of_key],
+        ),
+        (KvError::NotAnInteger { key: key() }, FailedPrecondition, Reason::NotAnInteger, vec![of_key]),
+        (
+            KvError::Overflow { key: key(), number: i64::MAX, delta: 1 },
+            OutOfRange,
+            Reason::IntegerOverflow,
+            vec![of_key, ("number", "9223372036854775807"), ("delta", "1")],
+        ),
+        (
+            KvError::Fenced { key: key(), lock: name(), token: token(6), highest: token(7) },
+            FailedPrecondition,
+            Reason::Fenced,
+            vec![of_key, ("lock", "orders"), ("fencing_token", "6"), ("highest_fencing_token", "7")],
+        ),
+        (
+            KvError::TooManyFences { key: key(), lock: name(), max: 16 },
+            ResourceExhausted,
+            Reason::TooManyFences,
+            vec![of_key, ("lock", "orders"), ("fences_max", "16")],
+        ),
+        (KvError::RequestIdReused { key: key() }, FailedPrecondition, Reason::RequestIdReused, vec![of_key]),
+        (
+            KvError::TooManyKeys { prefix: "s".into(), max: 100 },
+            ResourceExhausted,
+            Reason::TooManyKeys,
+            vec![("prefix", "s"), ("keys_max", "100")],
+        ),
+        (KvError::ShuttingDown, Unavailable, Reason::ShuttingDown, vec![]),
+        (RegisterError::OutcomeUnknown.into(), Unavailable, Reason::OutcomeUnknown, vec![]),
+    ]
+}
+
+#[test]
+fn every_error_of_a_key_has_its_code_its_reason_and_what_its_message_names() {
+    for (error, code, reason, expected) in key_cases() {
+        let status = error.status(Repeat::Harmless);
+        let info = status.get_details_error_info().expect("every status has ErrorInfo");
+        assert_eq!((status.code(), info.reason.as_str()), (code, reason.as_str()), "{error}");
+        let expected = expected.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        assert_eq!(info.metadata, expected.collect(), "{error}");
+        for value in info.metadata.values() {
+            assert!(status.message().contains(value.as_str()), "{value} in {error}");
+        }
+    }
+}
+
+#[test]
+fn an_unknown_outcome_of_a_key_asks_for_a_repeat_only_where_that_is_harmless() {
+    let error = KvError::from(RegisterError::OutcomeUnknown);
+    assert_eq!(error.status(Repeat::Harmless).code(), Code::Unavailable);
+    let harmful = error.status(Repeat::Harmful);
+    assert_eq!(harmful.code(), Code::Unknown);
+    assert!(harmful.get_details_retry_info().is_none());
+}
+
+#[test]
+fn a_status_inside_an_answer_has_the_details_of_one_outside() {
+    use tonic_types::RpcStatusExt;
+    let status = KvError::ShuttingDown.status(Repeat::Harmless);
+    let message = as_message(&status);
+    assert_eq!((message.code, message.message.as_str()), (status.code().into(), status.message()));
+    let (inside, outside) = (message.get_error_details(), status.get_error_details());
+    assert_eq!(format!("{inside:?}"), format!("{outside:?}"));
+    assert_eq!(inside.error_info().expect("ErrorInfo").reason, "SHUTTING_DOWN");
+    let bare = as_message(&Status::not_found("gone"));
+    assert_eq!((bare.code, bare.message.as_str(), bare.details.len()), (5, "gone", 0));
+}
+
+/// Trailers have to stay below 8 KiB, whatever is wrong with how many items.
+#[test]
+fn very_many_violations_are_counted_and_not_all_named() {
+    use crate::grpc::convert::{Limits, kv};
+    use crate::proto::v1;
+    let refused = |item| {
+        let items = vec![item; 1_000];
+        invalid(&kv::batch_set(v1::BatchSetRequest { items }, &Limits::default()).unwrap_err())
+    };
+    let status = refused(v1::SetRequest::default());
+    assert!(status.message().starts_with("2000 fields break rules"), "{status:?}");
+    assert!(status.message().contains("items[0].key must not be empty"));
+    assert_eq!(status.get_details_bad_request().unwrap().field_violations.len(), VIOLATIONS_MAX);
+    assert_eq!(status.get_details_error_info().unwrap().metadata["violations"], "2000");
+    let long = v1::SetRequest {
+        key: "x".repeat(512),
+        content: Some(v1::set_request::Content::Text(String::new())),
+        ..Default::default()
+    };
+    let duplicates = refused(long);
+    assert_eq!(duplicates.get_details_error_info().unwrap().metadata["violations"], "999");
+    for status in [status, duplicates] {
+        // In base64.
+        let bytes = status.message().len() + status.details().len() / 3 * 4;
+        assert!(bytes < 8_000, "{bytes}");
+    }
+}

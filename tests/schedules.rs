@@ -8,6 +8,8 @@
 //! forgotten, on which no promise rests.
 #![cfg(feature = "sim")]
 
+#[path = "schedules/copying.rs"]
+mod copying;
 #[path = "schedules/daemons.rs"]
 mod daemons;
 #[path = "schedules/forgetting.rs"]

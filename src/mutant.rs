@@ -216,6 +216,8 @@ mutants! {
     FenceIgnored = "fence-ignored",
     /// A write under the very token that the key has seen last is refused. A holder writes more than once; section 4, liveness only.
     FenceRefusesEqual = "fence-refuses-equal",
+    /// A request is said not to have happened when its last repeat did not. "Nothing happened" is true; section 1.
+    RepeatForgetsDoubt = "repeat-forgets-doubt",
 }
 
 impl Mutant {

@@ -15,6 +15,7 @@ use super::{Entry, KeyPage, KvError, ListedKey, Mutation, Write, Written};
 use crate::driver::Cluster;
 use crate::ids::Key;
 use crate::limits;
+use crate::mutant::{self, Mutant};
 use crate::node::keyspace::KIND_KEY;
 use crate::register::{RegisterError, Registers, Sweep};
 use crate::runtime::{Moment, Runtime};
@@ -76,13 +77,21 @@ impl Keys {
     /// [`KvError`] says what is certain.
     pub async fn write(&self, key: &Key, mutation: Mutation, deadline: Moment) -> Result<Written, KvError> {
         self.inner.check_open()?;
+        let mut in_doubt = false;
         let answer = loop {
             let change = KeyChange::Write(mutation.clone());
             match self.inner.registers.change(key.as_str(), change, deadline).await {
                 Ok(committed) => break committed.answer,
                 // The register remembers the request, so the same again can't do it twice.
                 Err(RegisterError::OutcomeUnknown)
-                    if mutation.request.is_some() && self.inner.now() < deadline => {}
+                    if mutation.request.is_some() && self.inner.now() < deadline =>
+                {
+                    in_doubt = true;
+                }
+                // That nothing happened is then true of this repeat only.
+                Err(_) if in_doubt && !mutant::is_on(Mutant::RepeatForgetsDoubt) => {
+                    return Err(RegisterError::OutcomeUnknown.into());
+                }
                 Err(error) => return Err(error.into()),
             }
         };

@@ -145,6 +145,15 @@ impl Keys {
         self.inner.watching.changed(name);
     }
 
+    /// Drops what has aged, so that it is not kept until somebody asks. Whether there was anything.
+    ///
+    /// # Errors
+    /// [`KvError::Register`]; nothing is lost by it.
+    pub async fn tidy(&self, name: &str, deadline: Moment) -> Result<bool, KvError> {
+        let tidied = self.inner.registers.change(name, KeyChange::Tidy, deadline).await?;
+        Ok(tidied.first_sent.is_some())
+    }
+
     /// Stops taking calls; watches end with [`KvError::ShuttingDown`].
     pub fn shut_down(&self) {
         self.inner.closing.store(true, Ordering::Release);
@@ -158,9 +167,8 @@ impl Sweep for Keys {
     }
 
     fn sweep<'a>(&'a self, name: &'a str) -> BoxFuture<'a, bool> {
-        let inner = &self.inner;
-        let swept = inner.registers.change(name, KeyChange::Tidy, inner.now() + inner.settings.patience);
-        swept.map(|swept| swept.is_ok_and(|committed| committed.first_sent.is_some())).boxed()
+        let deadline = self.inner.now() + self.inner.settings.patience;
+        self.tidy(name, deadline).map(|tidied| tidied.unwrap_or(false)).boxed()
     }
 }
 

@@ -398,7 +398,7 @@ impl<'a> Drive<'a> {
         let recovered = self.round.view.as_ref().zip(now).is_some_and(|(then, now)| {
             then.list.recovery != now.list.recovery && now.list.recovery.is_some()
         });
-        if recovered {
+        if recovered && !mutant::is_on(Mutant::RoundsCrossRecovery) {
             return Action::Done(machine.give_up());
         }
         machine.on_resend();

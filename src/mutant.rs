@@ -115,6 +115,8 @@ mutants! {
     LateWordsCount = "late-words-count",
     /// Answers given under different lists count together in one round; section 2.
     MixedLists = "mixed-lists",
+    /// A round goes on under the list of a recovery. What it goes by may be lost; section 2.
+    RoundsCrossRecovery = "rounds-cross-recovery",
     /// Tokens in answers are not taken note of. A daemon whose clock is behind is served; section 0, liveness only.
     TokensUnobserved = "tokens-unobserved",
 
@@ -149,12 +151,29 @@ mutants! {
     PromotedEarly = "promoted-early",
     /// A joining node is copied to from one node only; section 2.
     CopiedFromOne = "copied-from-one",
+    /// A node that nobody reaches stays a member. Others go on forgetting; section 2, liveness only.
+    NeverOut = "never-out",
+    /// A node is put out although fewer than q members are left. Who is back in time goes on serving; section 2, liveness
+    /// only.
+    OutBelowQuorum = "out-below-quorum",
+    /// A recovery trusts whoever had the memory that the list names, whatever it has lost of it; section 2.
+    CountsIgnored = "counts-ignored",
+    /// A recovery is confirmed before its nodes have been merged. What one of them kept is on q; section 2.
+    RecoversUnmerged = "recovers-unmerged",
+    /// A recovery goes on with q nodes although nobody said that it may. What only the others had is waited for; section 2.
+    RecoversWithQuorum = "recovers-with-quorum",
     /// What q members hold is forgotten, whatever the others do; section 5.
     ForgottenByQuorum = "forgotten-by-quorum",
     /// Forgetting goes on while a node is joining; section 5.
     ForgottenWhileJoining = "forgotten-while-joining",
+    /// A register in which something has aged is left alone where nobody asks for it; section 7, liveness only.
+    NeverSwept = "never-swept",
     /// Locks are granted before the recovery's stamp has aged. Leases run out first; section 2.
     GrantsWhileRecovering = "grants-while-recovering",
+
+    /// Leases are extended before the recovery's stamp has aged, whether they have run out or not. A grant that was lost is
+    /// waited for; section 2.
+    ExtendsWhileRecovering = "extends-while-recovering",
 
     // Locks.
 

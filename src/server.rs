@@ -29,7 +29,7 @@ use crate::runtime::{Runtime, system};
 use crate::upkeep::comparing::ComparingSettings;
 use crate::upkeep::membership::MembershipSettings;
 use crate::upkeep::recovery::RecoveryMode;
-use crate::upkeep::{self, UpkeepSettings};
+use crate::upkeep::{self, Sweeps, UpkeepSettings};
 
 /// How often it is looked whether a quorum can serve, beside the moments when a node's state changes.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(250);
@@ -153,7 +153,8 @@ impl Daemon {
         let keys = Keys::new(cluster.clone(), key_settings(settings));
         router.rooms.get_or_init(|| (locks.clone(), keys.clone()));
         let observer = Observer::new(cluster.clone(), facts(settings, &cluster), router.states.clone());
-        upkeep::start(&cluster, upkeep_settings(settings));
+        let sweeps: Sweeps = vec![locks.clone(), Arc::new(keys.clone())];
+        upkeep::start(&cluster, upkeep_settings(settings), sweeps);
         let (sender, can_serve) = watch::channel(false);
         runtime.spawner.spawn(watch_quorum(cluster.clone(), router, sender).boxed());
         Ok(Self { cluster, locks, keys, observer: Arc::new(observer), can_serve })

@@ -36,7 +36,7 @@ impl Stage {
     fn without_servers() -> Self {
         let mut settings = Settings::default();
         let addresses =
-            ["redis://me:hunter2@127.0.0.1:1", "redis://hunter2@127.0.0.1:1/1", "redis://127.0.0.1:1/2"];
+            ["redis://me:hunter2@127.0.0.1:1", "redis://:hunter2@127.0.0.1:1/1", "redis://127.0.0.1:1/2"];
         settings.nodes.addresses = addresses.iter().map(|text| NodeAddress::parse(text).unwrap()).collect();
         settings.nodes.password = Some(Secret::new(PASSWORD));
         Self::start(&settings, false)

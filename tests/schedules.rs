@@ -4,10 +4,12 @@
 //! ([`majorityd::mutant`]), where it must break the promise that it names. So the schedules also say what each mechanism
 //! is for. Asks for the feature `sim`.
 //!
-//! What has no schedule: putting a node `out`; the recovery, but for its wait; that only the id whose `end_join` succeeded
-//! becomes a member; and the lag before a record is forgotten, on which no promise rests.
+//! What has no schedule: that only the id whose `end_join` succeeded becomes a member; and the lag before a record is
+//! forgotten, on which no promise rests.
 #![cfg(feature = "sim")]
 
+#[path = "schedules/copying.rs"]
+mod copying;
 #[path = "schedules/daemons.rs"]
 mod daemons;
 #[path = "schedules/forgetting.rs"]
@@ -20,6 +22,8 @@ mod joins;
 mod locks;
 #[path = "schedules/members.rs"]
 mod members;
+#[path = "schedules/recovery.rs"]
+mod recovery;
 #[path = "schedules/register.rs"]
 mod register;
 #[path = "schedules/stage.rs"]

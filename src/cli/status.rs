@@ -15,6 +15,8 @@ use crate::proto::v1;
 const EXIT_DEGRADED: u8 = 3;
 /// Exit code: no quorum.
 const EXIT_NO_QUORUM: u8 = 4;
+/// Exit code: a quorum serves, but no lock is granted until leases from before a recovery have run out.
+const EXIT_WAITS: u8 = 5;
 /// Puts the cursor home and clears what was there.
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
@@ -26,6 +28,7 @@ Exit codes:
   1   no daemon answers, or it went away during --watch
   3   a quorum serves, but some node does not count
   4   no quorum
+  5   a quorum serves, but grants no locks yet after a founding or a recovery
   64  wrong command line")]
 pub struct Status {
     /// Which daemon.
@@ -190,10 +193,11 @@ fn whole(status: Option<v1::ClusterStatus>) -> Result<v1::ClusterStatus, tonic::
 
 fn exit_code(status: &StatusLine) -> u8 {
     let all = status.nodes.iter().all(|node| node.counts);
-    match (status.serves, all) {
-        (true, true) => EXIT_OK,
-        (true, false) => EXIT_DEGRADED,
-        (false, _) => EXIT_NO_QUORUM,
+    match (status.serves, status.grants_locks, all) {
+        (false, _, _) => EXIT_NO_QUORUM,
+        (true, false, _) => EXIT_WAITS,
+        (true, true, true) => EXIT_OK,
+        (true, true, false) => EXIT_DEGRADED,
     }
 }
 
@@ -373,6 +377,7 @@ mod tests {
             cluster: "blue".into(),
             counting,
             serves: counting >= 2,
+            grants_locks: counting >= 2,
             summary: "so it is".into(),
             nodes,
             events: vec![event],
@@ -386,6 +391,10 @@ mod tests {
             [([true, true, true], 0), ([true, true, false], 3), ([true, false, false], 4), ([false; 3], 4)]
         {
             assert_eq!(exit_code(&line(status(&counts))), code, "{counts:?}");
+            // In the wait after a recovery.
+            let waits = v1::ClusterStatus { grants_locks: false, ..status(&counts) };
+            let code = if code == 4 { 4 } else { 5 };
+            assert_eq!(exit_code(&line(waits)), code, "{counts:?}, and no locks are granted");
         }
     }
 

@@ -19,7 +19,7 @@ pub struct NodeAddress {
     pub server: NodeServer,
     /// `rediss://`: encrypted.
     pub tls: bool,
-    /// The ACL user.
+    /// The ACL user; never without a password.
     pub username: Option<String>,
     /// The password.
     pub password: Option<Secret>,
@@ -68,6 +68,9 @@ pub enum InvalidAddress {
     /// More than an address has.
     #[error("has {0}, which an address of a node does not have")]
     Surplus(&'static str),
+    /// A user alone, which logs nobody in, and is perhaps a password that lacks its colon.
+    #[error("has a user and no password; write user:password@, or :password@ for the default user")]
+    NoPassword,
     /// A user or password that is not UTF-8 once decoded.
     #[error("has a user or password that is not UTF-8 after percent-decoding")]
     Encoding,
@@ -110,9 +113,14 @@ fn parse_tcp(url: &Url, tls: bool) -> Result<NodeAddress, InvalidAddress> {
         Some(0) => return Err(InvalidAddress::NoPort),
         port => port.unwrap_or(PORT_DEFAULT),
     };
+    let username = Some(decode(url.username())?).filter(|username| !username.is_empty());
+    let password = url.password().map(decode).transpose()?.filter(|text| !text.is_empty()).map(Secret::new);
+    if username.is_some() && password.is_none() {
+        return Err(InvalidAddress::NoPassword);
+    }
     Ok(NodeAddress {
-        username: Some(decode(url.username())?).filter(|username| !username.is_empty()),
-        password: url.password().map(decode).transpose()?.filter(|text| !text.is_empty()).map(Secret::new),
+        username,
+        password,
         database: parse_database(url.path().trim_start_matches('/'))?,
         ..NodeAddress::plain(NodeServer::Tcp { host, port }, tls)
     })
@@ -157,8 +165,7 @@ impl fmt::Display for NodeAddress {
             (NodeServer::Tcp { .. }, false) => f.write_str("redis://")?,
         }
         match (&self.username, &self.password) {
-            (None, None) => {}
-            (username, None) => write!(f, "{}@", username.as_deref().unwrap_or(""))?,
+            (_, None) => {}
             (username, Some(_)) => write!(f, "{}:{REDACTED}@", username.as_deref().unwrap_or(""))?,
         }
         write!(f, "{}", self.server)?;
@@ -247,7 +254,6 @@ mod tests {
             ("rediss://a:7001", "rediss://a:7001"),
             ("redis://me:pw%40x@a:7001/3", "redis://me:***@a:7001/3"),
             ("redis://:pw@a", "redis://:***@a:6379"),
-            ("redis://me@a", "redis://me@a:6379"),
             ("redis://[::1]:7001", "redis://[::1]:7001"),
             ("redis://10.0.0.1", "redis://10.0.0.1:6379"),
             ("redis+unix:///run/r.sock", "redis+unix:///run/r.sock"),
@@ -278,6 +284,8 @@ mod tests {
             ("redis://a?x=1", "query"),
             ("redis://a#x", "fragment"),
             ("redis://%ff@a", "UTF-8"),
+            ("redis://secret@a", "no password"),
+            ("rediss://secret:@a", "no password"),
             ("redis+unix://run/r.sock", "absolute"),
             ("redis+unix:///", "absolute"),
             ("redis+unix:///run/r.sock?x=2", "query"),
@@ -291,6 +299,7 @@ mod tests {
     fn a_wrong_address_is_shown_without_what_may_be_a_password() {
         assert_eq!(redact("redis://me:p@w@host:x"), "redis://***@host:x");
         assert_eq!(redact("me:pw@host"), "***@host");
+        assert_eq!(redact("redis://secret@host"), "redis://***@host");
         assert_eq!(redact("redis://host"), "redis://host");
     }
 }

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use event_listener::Event;
-use futures::future;
+use futures::FutureExt;
+use futures::future::{self, BoxFuture};
 use futures::stream::BoxStream;
 
 use super::change::{KeyAnswer, KeyChange, KeyKind, Refused, Seen};
@@ -14,7 +15,8 @@ use super::{Entry, KeyPage, KvError, ListedKey, Mutation, Write, Written};
 use crate::driver::Cluster;
 use crate::ids::Key;
 use crate::limits;
-use crate::register::{RegisterError, Registers};
+use crate::node::keyspace::KIND_KEY;
+use crate::register::{RegisterError, Registers, Sweep};
 use crate::runtime::{Moment, Runtime};
 
 /// Names of a page that are read at once: their values are in memory together.
@@ -134,19 +136,22 @@ impl Keys {
         self.inner.watching.changed(name);
     }
 
-    /// Drops what has aged, so that it is not kept until somebody asks.
-    ///
-    /// # Errors
-    /// [`KvError::Register`]; nothing is lost by it.
-    pub async fn tidy(&self, name: &str, deadline: Moment) -> Result<(), KvError> {
-        self.inner.registers.change(name, KeyChange::Tidy, deadline).await?;
-        Ok(())
-    }
-
     /// Stops taking calls; watches end with [`KvError::ShuttingDown`].
     pub fn shut_down(&self) {
         self.inner.closing.store(true, Ordering::Release);
         self.inner.closed.notify(usize::MAX);
+    }
+}
+
+impl Sweep for Keys {
+    fn letter(&self) -> char {
+        KIND_KEY
+    }
+
+    fn sweep<'a>(&'a self, name: &'a str) -> BoxFuture<'a, bool> {
+        let inner = &self.inner;
+        let swept = inner.registers.change(name, KeyChange::Tidy, inner.now() + inner.settings.patience);
+        swept.map(|swept| swept.is_ok_and(|committed| committed.first_sent.is_some())).boxed()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Watching keys: what there is, then every change of it.
 //!
-//! Announcements say when to look; a slow, jittered walk through all that is watched is the fallback, and finds what no
-//! announcement told of. What is told was always read by quorum, one look after the other for each key, so no version goes
+//! Announcements say when to look, and so does the end of a TTL that was told; a slow, jittered walk through all that is
+//! watched is the fallback, and finds what no announcement told of. What is told was always read by quorum, one look after the other for each key, so no version goes
 //! backwards.
 //!
 //! A watcher reads only when its client takes an event. Until then the names of what changed wait for it, each once: a
@@ -31,6 +31,8 @@ const STEP: usize = 64;
 const STEP_PAUSE: Duration = Duration::from_millis(50);
 /// A prefix is walked through this much less often than a key is looked at.
 const WALKS_SPARSER: u32 = 6;
+/// After a value can have expired, it is looked at within so long: many may watch it.
+const EXPIRY_JITTER: Duration = Duration::from_millis(200);
 /// After a look that failed.
 const FAILED_PAUSE: Duration = Duration::from_secs(1);
 const LOCKED: &str = "no holder of this lock panics";
@@ -178,6 +180,13 @@ struct Told {
     present: bool,
 }
 
+/// [`Told`], and when it is to be looked at because the value can have expired.
+#[derive(Clone, Copy)]
+struct Known {
+    told: Told,
+    expiry: Option<Moment>,
+}
+
 /// Compares what is seen with what was told; pure.
 fn compare(key: Key, seen: Seen, told: Option<Told>) -> (Option<WatchEvent>, Told) {
     let version = match told {
@@ -212,9 +221,11 @@ struct Watcher {
     inner: Arc<Inner>,
     watched: Watched,
     changed: Arc<Changed>,
-    told: BTreeMap<String, Told>,
+    told: BTreeMap<String, Known>,
     /// Names that changed, to be read.
     names: VecDeque<String>,
+    /// When values that were told can have expired.
+    expiries: BTreeSet<(Moment, String)>,
     ready: VecDeque<WatchEvent>,
     /// Where a walk goes on, if there is one.
     walk: Option<String>,
@@ -235,6 +246,7 @@ impl Watcher {
             changed,
             told: BTreeMap::new(),
             names: VecDeque::new(),
+            expiries: BTreeSet::new(),
             ready: VecDeque::new(),
             walk: Some(String::new()),
             next_walk,
@@ -283,6 +295,8 @@ impl Watcher {
         let (announced, closed) = (self.changed.event.listen(), self.inner.closed.listen());
         let Names { some, many } = self.changed.take();
         self.names.extend(some);
+        let expired = self.take_expired();
+        self.names.extend(expired);
         if many && self.walk.is_none() {
             self.walk = Some(String::new());
         }
@@ -295,12 +309,28 @@ impl Watcher {
         if let Some(after) = self.walk.clone() {
             return self.step(after).await;
         }
-        let timer = self.inner.runtime().clock.sleep_until(self.next_walk);
+        let expiry = self.expiries.first().map(|(at, _)| *at);
+        let wake_at = expiry.map_or(self.next_walk, |at| at.min(self.next_walk));
+        let timer = self.inner.runtime().clock.sleep_until(wake_at);
         future::select(timer, future::select(announced, closed)).await;
         if self.inner.now() >= self.next_walk {
             self.walk = Some(String::new());
         }
         Ok(())
+    }
+
+    /// The names of what can have expired by now.
+    fn take_expired(&mut self) -> Vec<String> {
+        let now = self.inner.now();
+        let mut names = Vec::new();
+        while let Some((at, name)) = self.expiries.pop_first() {
+            if at > now {
+                self.expiries.insert((at, name));
+                break;
+            }
+            names.push(name);
+        }
+        names
     }
 
     /// One step of a walk through all that is watched.
@@ -361,21 +391,31 @@ impl Watcher {
         debug_assert!(self.watched.scope.has(key.as_str()), "only what is watched is read");
         let of_prefix = matches!(self.watched.scope, Scope::Prefix(_));
         let name = key.as_str().to_owned();
-        let told = self.told.get(&name).copied();
+        let known = self.told.get(&name).copied();
+        let told = known.map(|known| known.told);
+        if let Some(expiry) = known.and_then(|known| known.expiry) {
+            self.expiries.remove(&(expiry, name.clone()));
+        }
         // Of a prefix nobody is told of keys that are not there and were not told of.
         if of_prefix && told.is_none() && seen.entry.is_none() {
             return;
         }
         let old = told.is_none() && !self.synced;
-        let known =
+        let expiry = seen.entry.as_ref().and_then(|entry| entry.remaining).map(|remaining| {
+            let jitter = self.inner.runtime().entropy.jitter(EXPIRY_JITTER);
+            // Never at once: a clock that says zero may be ahead of those that decide.
+            self.inner.now() + remaining + EXPIRY_JITTER / 4 + jitter
+        });
+        let has_it =
             old && seen.entry.is_some() && self.watched.after.is_some_and(|after| seen.version <= after);
         let (event, now) = compare(key, seen, told);
         if now.present || !of_prefix {
-            self.told.insert(name, now);
+            self.expiries.extend(expiry.map(|at| (at, name.clone())));
+            self.told.insert(name, Known { told: now, expiry });
         } else {
             self.told.remove(&name);
         }
-        self.ready.extend(event.filter(|_| !known));
+        self.ready.extend(event.filter(|_| !has_it));
     }
 
     async fn pause_until(&self, moment: Moment) {

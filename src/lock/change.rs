@@ -59,6 +59,11 @@ pub enum LockChange {
         /// Length of the offer to the next in line.
         grace: Duration,
     },
+    /// Drop what has aged, as an acquire that finds it would: nobody asks for the lock any more.
+    Tidy {
+        /// Length of the offer to the next in line.
+        grace: Duration,
+    },
     /// Give up a daemon's place in line.
     Leave {
         /// Whose.
@@ -176,6 +181,7 @@ impl Kind for LockKind {
                 end(|holder| holder.lease_id == *lease_id && first(holder), *grace, old, attempt)
             }
             LockChange::Force { token, grace } => force(*token, *grace, old, attempt),
+            LockChange::Tidy { grace } => tidy(*grace, old, attempt),
             LockChange::Leave { daemon, grace } => leave(*daemon, *grace, old, attempt),
         }
     }
@@ -192,8 +198,9 @@ impl Kind for LockKind {
         holder.chain(offer).chain(line).collect()
     }
 
+    /// A free lock with a line has an offer, which guards it: whoever only glances does not get it before that has aged.
     fn is_guarded(value: &LockValue) -> bool {
-        value.holder.is_some()
+        value.holder.is_some() || value.offer.is_some()
     }
 
     fn is_listed(value: &LockValue) -> bool {
@@ -403,7 +410,7 @@ fn extend(lease_id: LeaseId, ttl: Option<Duration>, old: &LockValue, attempt: &A
     let Some(holder) = new.holder.as_mut().filter(|holder| holder.lease_id == lease_id || anyones) else {
         return Verdict::Unchanged(LockAnswer::Lost { forced_token: old.forced_token });
     };
-    // Also after it ran out: as long as nobody has had the lock since, nothing was lost.
+    // Also after it ran out: as long as the record still says so, nobody has had the lock since.
     holder.ttl_ms = ttl.map_or(holder.ttl_ms, millis);
     holder.stamp = stamp(HOLDER_STAMP, Some(holder.stamp), attempt);
     let (token, owner, ttl) = (holder.token, holder.owner.clone(), holder.ttl());
@@ -440,6 +447,17 @@ fn leave(daemon: ProposerId, grace: Duration, old: &LockValue, attempt: &Attempt
     if old.offer.is_some() {
         offer_to_next(&mut new, grace, attempt);
     }
+    if new == *old {
+        return Verdict::Unchanged(LockAnswer::NothingToEnd { highest_token: old.highest_token });
+    }
+    Verdict::Changed(new, LockAnswer::Ended)
+}
+
+fn tidy(grace: Duration, old: &LockValue, attempt: &Attempt<'_>) -> LockVerdict {
+    let mut new = old.clone();
+    new.holder = new.holder.filter(|holder| !attempt.ages.is_aged(holder.stamp, holder.ttl()));
+    drop_who_did_not_come(&mut new, attempt);
+    offer_to_next(&mut new, grace, attempt);
     if new == *old {
         return Verdict::Unchanged(LockAnswer::NothingToEnd { highest_token: old.highest_token });
     }

@@ -541,6 +541,32 @@ fn only_a_try_without_waiting_is_a_glance() {
 }
 
 #[test]
+fn tidying_drops_what_has_aged_and_offers_the_lock_to_the_next_in_line() {
+    table(
+        &LockChange::Tidy { grace: GRACE },
+        &[
+            ("", "same", "nothing 0"),
+            ("T=10 F=10", "same", "nothing 10"),
+            ("H=ann/1/1@10~30 P=2:12x3 T=10", "same", "nothing 10"),
+            ("O=2 P=2:12x1 P=3:13x1 T=10", "same", "nothing 10"),
+            // The holder.
+            ("H!=ann/1/1@10~30 T=10", "T=10", "ended"),
+            ("H!=ann/1/1@10~30 T=10 F=9", "T=10 F=9", "ended"),
+            ("H!=ann/1/1@10~30 P=2:12x3 T=10", "O*=2 P=2:12x3 T=10", "ended"),
+            ("H!=ann/1/1@10~30 P!=2:12x3 P=3:13x1 T=10", "O*=3 P=3:13x1 T=10", "ended"),
+            ("H!=ann/1/1@10~30 P!=2:12x3 P!=3:13x1 T=10", "T=10", "ended"),
+            // Places behind a holder that lives.
+            ("H=ann/1/1@10~30 P!=2:12x3 P=3:13x1 T=10", "H=ann/1/1@10~30 P=3:13x1 T=10", "ended"),
+            // Offers that nobody took.
+            ("O!=2 P=2:12x1 T=10", "T=10", "ended"),
+            ("O!=2 P=2:12x1 P=3:13x1 T=10", "O*=3 P=3:13x1 T=10", "ended"),
+            ("O!=2 P=2:12x1 P!=3:13x1 T=10", "T=10", "ended"),
+            ("O=2 P!=2:12x1 P=3:13x1 T=10", "O*=3 P=3:13x1 T=10", "ended"),
+        ],
+    );
+}
+
+#[test]
 fn watchers_hear_of_holders_and_daemons_of_offers_to_them() {
     let all = ["", "T=10", "H=ann/1/1@10~30 T=10", "H=ann/2/1@10~30 T=10", "H=bob/7/7@20~30 T=20"];
     for (old, new, announce) in [
@@ -565,19 +591,20 @@ fn watchers_hear_of_holders_and_daemons_of_offers_to_them() {
 }
 
 #[test]
-fn a_lock_is_guarded_by_its_holder_and_listed_while_somebody_has_or_wants_it() {
+fn a_lock_is_guarded_by_its_holder_or_an_offer_and_listed_while_somebody_has_or_wants_it() {
     for (words, guarded, listed) in [
         ("", false, false),
         ("T=10 F=10", false, false),
         ("H=ann/1/1@10~30 T=10", true, true),
-        ("O=2 P=2:12x1 T=10", false, true),
+        ("O=2 P=2:12x1 T=10", true, true),
         ("H=ann/1/1@10~30 P=2:12x1 T=10", true, true),
     ] {
         let (value, _) = value(words);
         assert_eq!((LockKind::is_guarded(&value), LockKind::is_listed(&value)), (guarded, listed), "{words}");
         if guarded {
             let first = LockKind::stamps(&value)[0].0;
-            assert_eq!(first, value.holder.expect("guarded").stamp, "the guard's stamp comes first");
+            let guard = value.holder.map(|holder| holder.stamp).or(value.offer.map(|offer| offer.stamp));
+            assert_eq!(Some(first), guard, "the guard's stamp comes first");
         }
     }
 }
@@ -614,6 +641,7 @@ enum What {
     Release { lease: u8 },
     Abandon { lease: u8 },
     Force { current: bool, token: u64 },
+    Tidy,
     Leave,
 }
 
@@ -629,6 +657,7 @@ fn what() -> impl Strategy<Value = What> {
         2 => lease.clone().prop_map(|lease| What::Release { lease }),
         1 => lease.prop_map(|lease| What::Abandon { lease }),
         1 => (any::<bool>(), 1..200u64).prop_map(|(current, token)| What::Force { current, token }),
+        1 => Just(What::Tidy),
         1 => Just(What::Leave),
     ]
 }
@@ -666,6 +695,7 @@ fn change_of(step: &Step, value: &LockValue) -> LockChange {
         What::Abandon { lease: id } => LockChange::Abandon { lease_id: lease(id), grace: GRACE },
         What::Force { current: true, .. } => LockChange::Force { token: value.highest_token, grace: GRACE },
         What::Force { token: number, .. } => LockChange::Force { token: token(number), grace: GRACE },
+        What::Tidy => LockChange::Tidy { grace: GRACE },
         What::Leave => LockChange::Leave { daemon: ProposerId(step.daemon), grace: GRACE },
     }
 }
@@ -679,7 +709,7 @@ fn check_step(old: &LockValue, new: &LockValue, change: &LockChange, answer: &Lo
     if let Some(holder) = before {
         let replaced = after.map(|after| after.token) != Some(holder.token);
         let may_end = match change {
-            LockChange::Acquire(_) => aged.contains(&holder.stamp),
+            LockChange::Acquire(_) | LockChange::Tidy { .. } => aged.contains(&holder.stamp),
             LockChange::Release { lease_id, .. } => holder.lease_id == *lease_id,
             LockChange::Abandon { lease_id, .. } => {
                 holder.lease_id == *lease_id && holder.first == Some(*lease_id)
@@ -716,6 +746,7 @@ fn check_step(old: &LockValue, new: &LockValue, change: &LockChange, answer: &Lo
         (LockAnswer::Contended(contention), _) => assert_eq!(contention.waiters, new.waiters()),
         (LockAnswer::Lost { .. } | LockAnswer::NothingToEnd { .. }, _) => assert_eq!(old, new),
         (LockAnswer::Ended, LockChange::Leave { daemon, .. }) => assert!(new.place_of(*daemon).is_none()),
+        (LockAnswer::Ended, LockChange::Tidy { .. }) => assert!(!granted && old != new),
         (LockAnswer::Ended, _) => assert!(new.holder.is_none()),
         (LockAnswer::Waiting { .. }, _) => panic!("only an acquire waits"),
     }

@@ -35,9 +35,10 @@ pub enum LockError {
         /// The highest known.
         highest: crate::token::Token,
     },
-    /// No new lock may be granted until the longest TTL has passed since a recovery or a founding.
+    /// No new lock may be granted, and no lease extended that may have run out, until the longest TTL has passed since a
+    /// recovery or a founding. Nothing happened.
     #[error(
-        "the cluster was founded or recovered a short while ago; locks are granted again when the longest TTL of {wait_ms} ms has passed since"
+        "the cluster was founded or recovered a short while ago; until the longest TTL of {wait_ms} ms has passed since, no lock is granted, and a lease is extended only by a daemon that knows that it has not run out"
     )]
     Recovering {
         /// How long it takes, in milliseconds.

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use event_listener::Event;
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
 use super::change::{Acquire, LockAnswer, LockChange, LockKind};
+use super::running::Running;
 use super::value::LockValue;
 use super::waiting::Waiting;
 use super::watch::Watching;
@@ -20,9 +22,10 @@ use crate::driver::Cluster;
 use crate::ids::{LeaseId, LockName, NodeIndex, Owner};
 use crate::limits;
 use crate::mutant::{self, Mutant};
+use crate::node::keyspace::KIND_LOCK;
 use crate::register::proposer::Claim;
 use crate::register::registers::ChangeResult;
-use crate::register::{Committed, Observed, RegisterError, Registers};
+use crate::register::{Committed, Observed, RegisterError, Registers, Sweep};
 use crate::runtime::{Moment, Runtime};
 use crate::token::Token;
 
@@ -73,6 +76,7 @@ pub(super) struct Inner {
     pub settings: LockSettings,
     pub waiting: Waiting,
     pub watching: Watching,
+    running: Running,
     closing: AtomicBool,
     pub closed: Event,
 }
@@ -89,6 +93,7 @@ impl Locks {
                 settings,
                 waiting,
                 watching: Watching::default(),
+                running: Running::default(),
                 closing,
                 closed,
             }),
@@ -253,6 +258,19 @@ impl Locks {
     }
 }
 
+impl Sweep for Locks {
+    fn letter(&self) -> char {
+        KIND_LOCK
+    }
+
+    fn sweep<'a>(&'a self, name: &'a str) -> BoxFuture<'a, bool> {
+        let inner = &self.inner;
+        let change = LockChange::Tidy { grace: inner.settings.offer_grace };
+        let swept = inner.registers.change(name, change, inner.now() + inner.settings.patience);
+        swept.map(|swept| swept.is_ok_and(|committed| committed.answer == LockAnswer::Ended)).boxed()
+    }
+}
+
 fn view(name: LockName, observed: &Observed<LockValue>) -> LockView {
     let holder = observed.value.holder.as_ref().map(|holder| holder.view(&observed.ages));
     LockView { name, holder, waiters: observed.value.waiters(), nodes: observed.nodes.clone() }
@@ -315,6 +333,24 @@ impl Inner {
         }
     }
 
+    /// Whether a lease may be extended under the list to go by. While a recovery waits for the leases from before it to run
+    /// out, only if this one has not: a grant that came after it may be lost, and somebody may go by that. Asked before the
+    /// extension is tried, and again before anybody is told of it; `until` is what was known when it was tried.
+    fn check_extends(&self, until: Option<Moment>) -> Result<(), LockError> {
+        let runs = until.is_some_and(|until| self.now() < until);
+        match self.check_grants() {
+            Err(_) if runs || mutant::is_on(Mutant::ExtendsWhileRecovering) => Ok(()),
+            checked => checked,
+        }
+    }
+
+    /// The lease that a change came to, of which the caller will be told.
+    pub fn lease_of(&self, name: &LockName, committed: &Committed<LockAnswer>) -> Lease {
+        let lease = lease_of(name, committed);
+        self.running.note(&lease);
+        lease
+    }
+
     fn change_of(&self, request: AcquireRequest) -> Acquire {
         let runtime = self.runtime();
         Acquire {
@@ -347,7 +383,7 @@ impl Inner {
             LockAnswer::Contended(contention) => Ok(Acquisition::Contended(contention.clone())),
             _ => {
                 self.check_grants().inspect_err(|_| self.abandon(name.clone(), lease_id))?;
-                Ok(Acquisition::Acquired(lease_of(name, &committed)))
+                Ok(Acquisition::Acquired(self.lease_of(name, &committed)))
             }
         }
     }
@@ -360,10 +396,16 @@ impl Inner {
         ttl: Option<Duration>,
         deadline: Moment,
     ) -> Result<Result<Lease, LockAnswer>, LockError> {
+        let until = self.running.until(lease_id);
+        self.check_extends(until)?;
         let change = LockChange::Extend { lease_id, ttl };
         let committed = self.registers.change(name.as_str(), change, deadline).await?;
         match &committed.answer {
-            LockAnswer::Held { .. } => Ok(Ok(lease_of(name, &committed))),
+            // The lease's time has begun again, and yet its holder may not go by it.
+            LockAnswer::Held { .. } if self.check_extends(until).is_err() => {
+                Err(RegisterError::OutcomeUnknown.into())
+            }
+            LockAnswer::Held { .. } => Ok(Ok(self.lease_of(name, &committed))),
             lost => Ok(Err(lost.clone())),
         }
     }
@@ -408,7 +450,7 @@ impl Inner {
 }
 
 /// A lease, as its holder gets it. It is valid from before its accept was first sent.
-pub(super) fn lease_of(name: &LockName, committed: &Committed<LockAnswer>) -> Lease {
+fn lease_of(name: &LockName, committed: &Committed<LockAnswer>) -> Lease {
     let LockAnswer::Held { lease_id, token, owner, ttl, .. } = &committed.answer else {
         unreachable!("only an answer that holds the lock makes a lease")
     };

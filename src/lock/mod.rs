@@ -7,6 +7,7 @@ pub mod change;
 pub mod error;
 pub mod hold;
 pub mod locks;
+mod running;
 pub mod value;
 pub mod waiting;
 pub mod watch;

@@ -16,7 +16,7 @@ use futures::future::{self, Either};
 use futures::{FutureExt, StreamExt};
 
 use super::change::{self, Acquire, LockAnswer, LockChange};
-use super::locks::{Inner, lease_of};
+use super::locks::Inner;
 use super::{Acquisition, Contention, HolderView, Lease, LockError};
 use crate::ids::{LeaseId, LockName, NodeIndex};
 use crate::mutant::{self, Mutant};
@@ -438,7 +438,6 @@ impl Speaker {
                     Look::Waiting(self.pause(contention))
                 }
                 LockAnswer::Held { placed, .. } => {
-                    let lease = lease_of(&self.name, &committed);
                     let waiter = line.waiters.values_mut().find(|w| w.acquire.lease_id == attempted);
                     if let Some(waiter) = waiter.filter(|_| inner.check_grants().is_err()) {
                         // It came of an attempt from before a recovery. It stays in line, and tries under the same lease
@@ -448,6 +447,7 @@ impl Speaker {
                         line.last = Some(Err(RegisterError::OutcomeUnknown));
                         return self.later();
                     }
+                    let lease = inner.lease_of(&self.name, &committed);
                     self.deliver(line, lease, *placed)
                 }
                 LockAnswer::Contended(_)

@@ -210,7 +210,7 @@ impl MemberChange {
                     list.entries.iter().enumerate().filter(|(index, entry)| {
                         *index != usize::from(node.0) && entry.state == State::Member
                     });
-                let enough = others.count() >= *quorum;
+                let enough = others.count() >= *quorum || mutant::is_on(Mutant::OutBelowQuorum);
                 let entry = list.entries.get_mut(usize::from(node.0))?;
                 if entry == was && enough {
                     entry.state = State::Out;

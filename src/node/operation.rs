@@ -290,6 +290,8 @@ pub struct Held {
     pub copied: bool,
     /// The value says something.
     pub listed: bool,
+    /// What guards the value has aged, by this node's clock.
+    pub ripe: bool,
 }
 
 /// What a node was told by all daemons.

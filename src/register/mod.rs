@@ -14,6 +14,7 @@
 //! * [`reader`]: when a value counts as committed without a write. Pure.
 //! * [`age`]: when a stamp is aged. Pure.
 //! * [`registers`]: the line of changes per key and the warm promises. Asynchronous.
+//! * [`sweep`]: how a kind is tidied where nobody asks any more.
 //!
 //! What a value means is not known here: a [`Kind`] brings its own pure `apply`.
 
@@ -22,6 +23,7 @@ pub mod error;
 pub mod proposer;
 pub mod reader;
 pub mod registers;
+pub mod sweep;
 
 #[cfg(test)]
 mod proposer_tests;
@@ -34,6 +36,7 @@ use bytes::Bytes;
 pub use age::Ages;
 pub use error::RegisterError;
 pub use registers::{Committed, Observed, Registers};
+pub use sweep::Sweep;
 
 use crate::ids::ProposerId;
 use crate::node::operation::Stamp;

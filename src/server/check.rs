@@ -112,6 +112,7 @@ fn member_state(
     let lost = "it lost its memory (a restart, a replacement, FLUSHALL?) and does not count until a daemon has brought it \
                 back";
     let joins = "it lost its memory; everything is being copied to it, and it will count when that is done";
+    let is_back = "no daemon had reached it for long, so it is out; it does not count until a daemon has brought it back";
     let of_list = |list: &MemberList| {
         let Some(entry) = list.entry(node) else { return (false, "not listed", vec![]) };
         let counts = answer.is_some_and(|answer| list.counts(node, answer.memory));
@@ -120,7 +121,8 @@ fn member_state(
             (State::Member, true) => (false, "member without its memory", vec![lost.to_owned()]),
             (State::Member, false) => (false, "member, silent", vec![]),
             (State::Joining, _) => (false, "joining", vec![joins.to_owned()]),
-            (State::Out, _) => (false, "out", vec![]),
+            (State::Out, true) => (false, "out", vec![is_back.to_owned()]),
+            (State::Out, false) => (false, "out", vec![]),
         }
     };
     let (counts, state, notes) = match judgement {
@@ -137,4 +139,51 @@ fn member_state(
         Judgement::Unreadable(error) => return (false, format!("list unreadable: {error}"), vec![]),
     };
     (counts, state.to_owned(), notes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::MemoryId;
+    use crate::members::{Entry, Loss};
+    use crate::node::operation::Record;
+    use crate::token::{Ballot, Token};
+
+    #[test]
+    fn whoever_answers_and_does_not_count_comes_with_a_note() {
+        let entry = |state, memory| Entry { state, memory: MemoryId(memory) };
+        let list = MemberList {
+            entries: vec![entry(State::Member, 1), entry(State::Member, 2), entry(State::Out, 3)],
+            founding: false,
+            ttl_max_ms: 1_000,
+            recovery: None,
+            loss: Loss::None,
+            before: Vec::new(),
+        };
+        let ballot = Ballot { token: Token::new(5).unwrap(), proposer: ProposerId(1) };
+        let record = Record {
+            promise: ballot,
+            ballot,
+            value: list.encode().into(),
+            vid: ballot,
+            recent: Vec::new(),
+            ages: Vec::new(),
+            copied: false,
+            listed: false,
+            guard: std::time::Duration::ZERO,
+        };
+        for state in [State::Member, State::Joining, State::Out] {
+            let mut list = list.clone();
+            list.entries[2].state = state;
+            let judgement =
+                Judgement::Committed { record: record.clone(), list, behind: Vec::new(), recovered: true };
+            for memory in [None, Some(2), Some(3)] {
+                let node = NodeIndex(2);
+                let answer = Answered { node, memory: memory.map(MemoryId), record: Some(record.clone()) };
+                let (counts, words, notes) = member_state(node, Some(&answer), &judgement);
+                assert_eq!(counts, notes.is_empty(), "{words} out of memory {memory:?}: {notes:?}");
+                assert_eq!(counts, state == State::Member && memory == Some(3));
+            }
+        }
+    }
 }

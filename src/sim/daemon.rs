@@ -227,7 +227,7 @@ impl Daemons {
             ..MembershipSettings::default()
         };
         let comparing = ComparingSettings { interval: COMPARING_INTERVAL, ..ComparingSettings::default() };
-        upkeep::start(&cluster, UpkeepSettings { membership, comparing });
+        upkeep::start(&cluster, UpkeepSettings { membership, comparing }, vec![Arc::new(locks.clone())]);
         let world = self.world.clone();
         Arc::new(SimDaemon { actor, clock, locks, cells, cluster, links, world, alive, room })
     }

@@ -33,6 +33,8 @@ const HEALING: Duration = Duration::from_secs(240);
 const JOINING: Duration = Duration::from_secs(120);
 /// What says nothing is forgotten within so long.
 const FORGETTING: Duration = Duration::from_secs(180);
+/// What has aged and nobody asks for is found by a comparison, and then forgotten, within so long.
+const SWEEPING: Duration = Duration::from_secs(240);
 /// When all clients have gone: leases and places have aged.
 const CLEARING: Duration = Duration::from_secs(20);
 /// A last visit to every lock takes no longer.
@@ -118,7 +120,7 @@ fn serves(daemon: &SimDaemon) -> bool {
     daemon.cluster.views.current().is_some_and(|view| view.grants)
 }
 
-/// Takes and gives back each lock once, so that what has aged is noticed, and looks at what is left.
+/// Looks at what is left: first where nobody has asked for anything, then after each lock was taken and given back once.
 fn check_leftovers(
     world: &World,
     hosts: &[Arc<Host>],
@@ -133,6 +135,10 @@ fn check_leftovers(
     if !world.run(world.now() + JOINING, whole) {
         let lists: Vec<_> = living.iter().map(|daemon| daemon.cluster.complaint()).collect();
         judge.violated(format!("not all nodes are members at the end: {lists:?}"));
+    }
+    let locks = || hosts.iter().flat_map(|host| host.records(KIND_LOCK)).collect::<BTreeSet<_>>();
+    if !world.run(world.now() + SWEEPING, || locks().is_empty()) {
+        judge.violated(format!("locks that nobody asks for any more are still on nodes: {:?}", locks()));
     }
     let (sender, receiver) = std::sync::mpsc::channel();
     let (visited, words) = (living.clone(), judge.clone());
@@ -171,7 +177,6 @@ fn check_leftovers(
         judge.violated("not every daemon answered at the end".to_owned());
     }
     judge.expect(leftovers::judge(&remaining));
-    let locks = || hosts.iter().flat_map(|host| host.records(KIND_LOCK)).collect::<BTreeSet<_>>();
     if !world.run(world.now() + FORGETTING, || locks().is_empty()) {
         judge.violated(format!("locks that nobody holds or waits for are still on nodes: {:?}", locks()));
     }

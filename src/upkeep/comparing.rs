@@ -1,8 +1,9 @@
 //! Walks slowly through everything that the members hold and compares: finds what nobody noted as missed, what a join
-//! left copied, and what could be forgotten. Protocol, section 7.
+//! left copied, what has aged and nobody asks for, and what could be forgotten. Protocol, section 7.
 //!
 //! One member after another shows its keys page by page, and all say which ballot they hold for each. What differs is
-//! looked at once more a moment later, since most of it is just being written, and then settled.
+//! looked at once more a moment later, since most of it is just being written, and then settled. What is guarded by
+//! something that has aged on q nodes is handed to who tidies that kind ([`crate::register::Sweep`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,14 +11,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::Sweeps;
 use super::rounds;
 use super::settling::{Settled, settle};
 use crate::driver::Cluster;
 use crate::ids::NodeIndex;
 use crate::limits;
 use crate::members::State;
+use crate::mutant::{self, Mutant};
 use crate::node::keyspace::KIND_MEMBERS;
 use crate::node::operation::{Answer, Held, Operation, PageRequest, RegisterKey};
+use crate::runtime::Moment;
 use crate::token::Ballot;
 
 /// Keys of one page.
@@ -46,6 +50,8 @@ pub struct Comparing {
     pub cluster: Arc<Cluster>,
     /// How fast, how often.
     pub settings: ComparingSettings,
+    /// Who tidies what has aged.
+    pub sweeps: Sweeps,
 }
 
 /// What one walk found.
@@ -55,6 +61,21 @@ pub struct Found {
     pub keys: u64,
     /// Registers that differed and were mended.
     pub mended: u64,
+    /// Registers that something had aged in, and that were tidied.
+    pub swept: u64,
+}
+
+/// What the answers of members say of one register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// Nothing to do.
+    Fine,
+    /// Members do not hold it alike, or too few by a round of their own.
+    Uneven,
+    /// It says nothing.
+    Silent,
+    /// What guards it has aged.
+    Ripe,
 }
 
 impl Comparing {
@@ -69,8 +90,9 @@ impl Comparing {
             for source in self.cluster.size.indexes() {
                 self.walk(source, &mut found).await;
             }
-            if found.mended > 0 {
-                tracing::info!(keys = found.keys, mended = found.mended, "members were compared");
+            if found.mended > 0 || found.swept > 0 {
+                let Found { keys, mended, swept } = found;
+                tracing::info!(keys, mended, swept, "members were compared");
             }
         }
     }
@@ -79,21 +101,56 @@ impl Comparing {
         let mut cursor = PageRequest::START;
         while let Some((keys, next)) = self.keys(source, cursor).await {
             found.keys += keys.len() as u64;
-            let clock = self.cluster.runtime.clock.clone();
-            let length = Duration::from_secs(1).mul_f64(keys.len() as f64 / self.settings.rate.max(1) as f64);
-            let uneven = self.uneven(keys, true).await;
+            let began = self.now();
+            let count = keys.len();
+            let looks = self.look(keys).await;
+            let of = |wanted| {
+                looks.iter().filter(move |(_, look)| *look == wanted).map(|(key, _)| key.clone()).collect()
+            };
+            let (uneven, ripe): (Vec<_>, Vec<_>) = (of(Look::Uneven), of(Look::Ripe));
             if !uneven.is_empty() {
-                clock.sleep_until(clock.now() + RECHECK).await;
-                for key in self.uneven(uneven, false).await {
-                    found.mended += u64::from(settle(&self.cluster, &key).await == Settled::Mended);
+                self.rest(RECHECK).await;
+                for (key, look) in self.look(uneven).await {
+                    let mended = look == Look::Uneven && settle(&self.cluster, &key).await == Settled::Mended;
+                    found.mended += u64::from(mended);
                 }
+            }
+            for (key, _) in looks.iter().filter(|(_, look)| *look == Look::Silent) {
+                self.cluster.idle.add(key, began);
+            }
+            for key in ripe {
+                found.swept += u64::from(self.sweep(&key).await);
+                self.rest(self.time_of(1)).await;
             }
             cursor = next;
             if cursor == PageRequest::START {
                 return;
             }
-            clock.sleep_until(clock.now() + length).await;
+            self.rest(self.time_of(count)).await;
         }
+    }
+
+    /// Has a register tidied, if its kind has somebody for that.
+    async fn sweep(&self, key: &RegisterKey) -> bool {
+        let Some((kind, name)) = key.parts() else { return false };
+        let sweep = self.sweeps.iter().find(|sweep| sweep.letter() == kind);
+        match sweep.filter(|_| !mutant::is_on(Mutant::NeverSwept)) {
+            Some(sweep) => sweep.sweep(name).await,
+            None => false,
+        }
+    }
+
+    /// How long so many keys may take.
+    fn time_of(&self, keys: usize) -> Duration {
+        Duration::from_secs(1).mul_f64(keys as f64 / self.settings.rate.max(1) as f64)
+    }
+
+    async fn rest(&self, length: Duration) {
+        self.cluster.runtime.clock.sleep_until(self.now() + length).await;
+    }
+
+    fn now(&self) -> Moment {
+        self.cluster.runtime.clock.now()
     }
 
     /// Keys of a member, and where to go on.
@@ -117,8 +174,8 @@ impl Comparing {
         Some((keys, page.cursor))
     }
 
-    /// Those that members do not hold alike. What says nothing on all of them is left to be forgotten.
-    async fn uneven(&self, keys: Vec<RegisterKey>, first: bool) -> Vec<RegisterKey> {
+    /// What members say of registers; nothing of those on which fewer than q have a word.
+    async fn look(&self, keys: Vec<RegisterKey>) -> Vec<(RegisterKey, Look)> {
         let Some(view) = self.cluster.views.current() else { return Vec::new() };
         let answers = self.cluster.ask_members(&view, &Operation::Ballots { keys: keys.clone() }).await;
         let mut held: BTreeMap<usize, Vec<Option<Held>>> = BTreeMap::new();
@@ -126,20 +183,76 @@ impl Comparing {
             let Answer::Ballots(all) = answer else { continue };
             all.into_iter().enumerate().for_each(|(at, one)| held.entry(at).or_default().push(one));
         }
-        let (now, quorum) = (self.cluster.runtime.clock.now(), self.cluster.size.quorum());
-        let mut uneven = Vec::new();
-        for (at, key) in keys.into_iter().enumerate() {
-            let Some(held) = held.get(&at).filter(|held| held.len() >= quorum) else { continue };
-            let ballot = |held: &Option<Held>| held.map_or(Ballot::ZERO, |held| held.ballot);
-            let highest = held.iter().map(ballot).max().unwrap_or(Ballot::ZERO);
-            let alike = held.iter().all(|held| ballot(held) == highest);
-            let uncopied = held.iter().flatten().filter(|held| !held.copied).count();
-            if highest != Ballot::ZERO && (!alike || uncopied < quorum) {
-                uneven.push(key);
-            } else if first && held.iter().flatten().all(|held| !held.listed) {
-                self.cluster.idle.add(&key, now);
-            }
+        let quorum = self.cluster.size.quorum();
+        let heard = keys.into_iter().enumerate().filter_map(|(at, key)| {
+            let held = held.get(&at).filter(|held| held.len() >= quorum)?;
+            Some((key, look(held, quorum)))
+        });
+        heard.collect()
+    }
+}
+
+/// Judges what q members or more hold of one register.
+fn look(held: &[Option<Held>], quorum: usize) -> Look {
+    let ballot = |held: &Option<Held>| held.map_or(Ballot::ZERO, |held| held.ballot);
+    let highest = held.iter().map(ballot).max().unwrap_or(Ballot::ZERO);
+    let alike = held.iter().all(|held| ballot(held) == highest);
+    let count = |is: fn(&Held) -> bool| held.iter().flatten().filter(|held| is(held)).count();
+    if highest != Ballot::ZERO && (!alike || count(|held| !held.copied) < quorum) {
+        Look::Uneven
+    } else if count(|held| held.ripe) >= quorum {
+        Look::Ripe
+    } else if count(|held| held.listed) == 0 {
+        Look::Silent
+    } else {
+        Look::Fine
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::ProposerId;
+    use crate::token::Token;
+
+    /// What a member holds, in words: the ballot, and `c` for copied, `l` for listed, `r` for ripe; `-` for nothing.
+    fn held(word: &str) -> Option<Held> {
+        let (ballot, flags) = word.split_at(1);
+        let token = ballot.parse().ok()?;
+        let ballot = match token {
+            0 => Ballot::ZERO,
+            token => Ballot { token: Token::new(token).unwrap(), proposer: ProposerId(1) },
+        };
+        let (copied, listed, ripe) = (flags.contains('c'), flags.contains('l'), flags.contains('r'));
+        Some(Held { ballot, promise: ballot, copied, listed, ripe })
+    }
+
+    #[test]
+    fn what_is_uneven_is_settled_before_anything_is_swept_or_forgotten() {
+        for (words, expected) in [
+            ("5l 5l 5l", Look::Fine),
+            ("5l 5l", Look::Fine),
+            ("5 5 5", Look::Silent),
+            ("0 0 -", Look::Silent),
+            ("- - -", Look::Silent),
+            ("5l 5l 6l", Look::Uneven),
+            ("5l 5l -", Look::Uneven),
+            ("5lc 5lc 5l", Look::Uneven),
+            ("5lc 5l 5l", Look::Fine),
+            // By the clocks of q nodes.
+            ("5lr 5l 5l", Look::Fine),
+            ("5lr 5lr 5l", Look::Ripe),
+            ("5lr 5lr", Look::Ripe),
+            ("5lr 5lrc 5l", Look::Ripe),
+            // Listed or not.
+            ("5r 5r 5", Look::Ripe),
+            ("5r 5 5", Look::Silent),
+            // It is settled first.
+            ("5lr 5lr 6l", Look::Uneven),
+            ("5lrc 5lrc 5lr", Look::Uneven),
+        ] {
+            let held: Vec<_> = words.split_whitespace().map(held).collect();
+            assert_eq!(look(&held, 2), expected, "{words}");
         }
-        uneven
     }
 }

@@ -142,7 +142,7 @@ mod tests {
             token: Token::new(token).unwrap(),
             proposer: if token == 0 { Ballot::ZERO.proposer } else { ProposerId(1) },
         };
-        Some(Held { ballot: ballot(token), promise: ballot(promise), copied, listed })
+        Some(Held { ballot: ballot(token), promise: ballot(promise), copied, listed, ripe: false })
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::driver::Cluster;
 use crate::ids::{MemoryId, NodeIndex};
 use crate::members::change::{Answered, Judgement, MemberChange, judge};
 use crate::members::{Entry, EventKind, Loss, MemberList, State};
+use crate::mutant::{self, Mutant};
 use crate::node::operation::{Answer, Operation, Report, Reported, Stamp};
 use crate::runtime::Moment;
 use crate::token::Ballot;
@@ -78,7 +79,8 @@ impl Recovery {
                 "{counted} of {nodes} nodes answer with the memory that the list names, and {quorum} are needed: {complaint}"
             );
             let lost = answers.iter().any(|answer| !list.counts(answer.node, answer.memory));
-            let may = self.mode == RecoveryMode::Available && answered >= quorum && counted < quorum && lost;
+            let asked = self.mode == RecoveryMode::Available || mutant::is_on(Mutant::RecoversWithQuorum);
+            let may = asked && answered >= quorum && counted < quorum && lost;
             if !may {
                 let words = match lost {
                     true => "; a recovery begins when all nodes answer (setting healing.recovery)",
@@ -216,7 +218,7 @@ impl Recovery {
             recovery: Some(ballot),
             on_page: &|_| {},
         };
-        for source in sources {
+        for source in sources.iter().filter(|_| !mutant::is_on(Mutant::RecoversUnmerged)) {
             let others: Vec<_> = sources.iter().filter(|node| *node != source).collect();
             let targets: Vec<_> = others.into_iter().map(|node| (*node, memory_of(node))).collect();
             let copied = copy.all(*source, Some(memory_of(source)), &targets).await;
@@ -246,7 +248,7 @@ fn kept_all(witness: &Witness, list: &MemberList, witnesses: &[Witness]) -> bool
         let told = witnesses.iter().filter_map(|other| other.reported.nodes.get(index));
         let remembered = told.filter(|told| told.memory == memory).map(|told| told.writes).max();
         (witness.memory == memory || witness.reported.aside == memory)
-            && witness.reported.writes >= remembered.unwrap_or(0)
+            && (witness.reported.writes >= remembered.unwrap_or(0) || mutant::is_on(Mutant::CountsIgnored))
     })
 }
 

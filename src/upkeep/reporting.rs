@@ -13,6 +13,7 @@ use crate::driver::Cluster;
 use crate::ids::NodeIndex;
 use crate::members::change::MemberChange;
 use crate::members::{State, View};
+use crate::mutant::{self, Mutant};
 use crate::node::NodeState;
 use crate::node::operation::{Answer, News, Operation, RegisterKey, Report, Reported};
 
@@ -78,7 +79,7 @@ impl Reporting {
                 let state = self.cluster.batchers()[usize::from(node.0)].node().state();
                 matches!(state, NodeState::Ready(_))
             };
-            if entry.state == State::Out || ready(node) {
+            if entry.state == State::Out || ready(node) || mutant::is_on(Mutant::NeverOut) {
                 continue;
             }
             let long = |reported: &Reported| {

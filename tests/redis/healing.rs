@@ -446,6 +446,51 @@ async fn a_manual_recovery_waits_for_a_daemon_that_may() {
     until_all_count(&daemon).await;
 }
 
+/// Mechanism: the operator may prefer service to what only a missing server has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_the_operator_said_so_a_cluster_recovers_without_a_server_that_is_gone() {
+    let available = [SHORT_TTLS[0], SHORT_TTLS[1], ("healing.recovery", "available")];
+    let mut servers = durable_servers(3);
+    let daemon = started(&servers, &available).await;
+    let client = daemon.client().await;
+    let held = client.must_acquire("held", "a", TTL_MAX, NO_WAIT).await;
+    kill_all(&mut servers);
+    servers[..2].iter_mut().for_each(RedisServer::revive);
+    daemon.until_logged(&["\"level\":\"ERROR\"", "as healing.recovery says"]).await;
+    let (next, _) = acquire_at_last(&client, "held", "b").await;
+    assert!(now() >= held.valid_until, "two holders");
+    assert!(next.lease.fencing_token > held.lease.fencing_token);
+    servers[2].revive();
+    until_all_count(&daemon).await;
+    // It has what the others have.
+    servers[0].freeze();
+    let after = client.must_acquire("after", "c", SHORT, NO_WAIT).await;
+    assert!(after.lease.fencing_token > held.lease.fencing_token);
+}
+
+/// Mechanisms: whom no daemon reaches for long is out, so that the others forget; back again, it joins like any other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_gone_for_long_keeps_nobody_from_forgetting_and_joins_again() {
+    let mut servers = durable_servers(3);
+    let daemon = started(&servers, &[("healing.out_after", "2s")]).await;
+    let client = daemon.client().await;
+    let kept = client.must_acquire("kept", "k", Duration::from_secs(300), NO_WAIT).await;
+    let over = client.must_acquire("over", "o", LONG, NO_WAIT).await;
+    seen("both on all", || async { (servers[2].lock_records() == 2).then_some(()) }).await;
+    servers[2].kill();
+    assert!(client.release(&over).await.unwrap());
+    daemon.until_logged(&["no daemon has reached it for long"]).await;
+    for server in &servers[..2] {
+        seen("one record", || async { (server.lock_records() == 1).then_some(()) }).await;
+    }
+    servers[2].revive();
+    until_all_count(&daemon).await;
+    assert_eq!(servers[2].lock_records(), 1, "what was forgotten meanwhile is not brought back");
+    servers[0].freeze();
+    client.must_have_holder(&kept).await;
+    client.must_acquire("new", "n", LONG, NO_WAIT).await;
+}
+
 /// The server at index 1 gives way to a new one, daemon by daemon.
 async fn replaced(old_one_is_dead: bool) {
     let mut servers = servers(3);

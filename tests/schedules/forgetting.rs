@@ -132,6 +132,30 @@ fn nothing_is_forgotten_while_a_node_joins() {
     });
 }
 
+/// X's daemon dies, and so does y's, which waits for the lock. Nobody asks for it any more.
+#[test]
+fn a_lock_whose_holder_died_goes_although_nobody_asks_for_it() {
+    holds_and_breaks_without(Mutant::NeverSwept, || {
+        let stage = Stage::on(Table::laid(3));
+        let (a, b, c) = (stage.daemon(1, RIGHT), stage.daemon(2, RIGHT), stage.daemon(3, RIGHT));
+        stage.forgets(&c);
+        stage.compares(&c);
+        assert!(stage.acquire(&a, "x", 20, 0).lease().is_some(), "it was free");
+        let y = stage.acquire(&b, "y", 20, 90);
+        stage.pass(1_000);
+        assert_eq!(stage.recorded(&c, LOCK), [0, 1, 2]);
+        for died in [&a, &b] {
+            (0..3).for_each(|node| died.way(node, Way::Cut));
+        }
+        y.go_away(&stage);
+        stage.pass(120_000);
+        promise(
+            stage.recorded(&c, LOCK).is_empty(),
+            "the record of a lock whose holder died stays on the nodes",
+        )
+    });
+}
+
 // ---- forgetting and joining
 
 /// What a schedule of a node that comes back ends with: x released the lock, and all have forgotten it.

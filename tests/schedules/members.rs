@@ -3,11 +3,13 @@
 use majorityd::ids::{MemoryId, NodeIndex};
 use majorityd::lock::change::LockChange;
 use majorityd::members::change::{Judgement, MemberChange, judge};
+use majorityd::members::{State, View};
 use majorityd::mutant::Mutant;
 use majorityd::node::embedded::After;
 use majorityd::node::operation::Operation;
 use majorityd::token::Ballot;
 
+use super::stage::{Daemon, Stage};
 use super::table::{
     Table, ballot, each_is_enough, first_list, founding, holds_and_breaks_without, one_holder, promise,
 };
@@ -90,5 +92,69 @@ fn a_late_gift_of_a_founder_takes_no_memory_away() {
         table.run(2, &late);
         let answers = table.lists(&[2]);
         promise(list.counts(NodeIndex(2), answers[0].memory), "a late message took a member's memory away")
+    });
+}
+
+// ---- out
+
+/// Node 2 is gone for long. X releases the lock meanwhile, and it is forgotten; then node 2 is back with what it had.
+fn gone_for_long(stage: &Stage) -> (Daemon, Vec<u8>) {
+    let keeper = stage.keeper(1, false);
+    stage.reports(&keeper);
+    stage.forgets(&keeper);
+    stage.pass(1_000);
+    let x = stage.acquire(&keeper, "x", 60, 0).lease().expect("it was free");
+    stage.gone(2);
+    stage.release(&keeper, &x);
+    stage.pass(30_000);
+    let left = stage.recorded(&keeper, "l:lock");
+    (keeper, left)
+}
+
+fn state_of_node_2(keeper: &Daemon) -> State {
+    keeper.view().list.entries[2].state
+}
+
+#[test]
+fn a_node_that_nobody_reaches_does_not_keep_the_others_from_forgetting() {
+    holds_and_breaks_without(Mutant::NeverOut, || {
+        let (_, left) = gone_for_long(&Stage::on(Table::laid(3)));
+        promise(left.is_empty(), "what says nothing stays for as long as a node is gone")
+    });
+}
+
+#[test]
+fn a_node_that_was_out_joins_when_it_is_back() {
+    holds_and_breaks_without(Mutant::KeepsOldData, || {
+        let stage = Stage::on(Table::laid(3));
+        let (keeper, _) = gone_for_long(&stage);
+        assert_eq!(state_of_node_2(&keeper), State::Out);
+        stage.restart(2, After::Kept, &[&keeper]);
+        stage.pass(10_000);
+        assert_eq!(state_of_node_2(&keeper), State::Member);
+        let z = stage.acquire(&keeper, "z", 60, 0);
+        stage.pass(1_000);
+        promise(z.lease().is_some(), "x released the lock, that was forgotten, and x holds it again")
+    });
+}
+
+/// A daemon finds that nobody has reached node 2 for long. Before it says so in the list, node 2 is back, and node 1 loses its
+/// memory.
+#[test]
+fn nobody_is_put_out_below_a_quorum() {
+    holds_and_breaks_without(Mutant::OutBelowQuorum, || {
+        let table = Table::laid(3);
+        let b = table.daemon(2, 200);
+        table.restart(1, After::Wiped, &[&b]);
+        let entries = first_list(3).entries;
+        let joining = MemberChange::Rejoin { node: NodeIndex(1), was: entries[1], fresh: MemoryId(9) };
+        let joining = joining.apply(&first_list(3)).expect("it was a member");
+        let out = MemberChange::PutOut { node: NodeIndex(2), was: entries[2], quorum: 2 }.apply(&joining);
+        let list = out.unwrap_or(joining);
+        let vid = ballot(50, 9);
+        table.all().into_iter().for_each(|node| table.put_list(node, vid, &list));
+        b.go_by(&View { vid, list, grants: true });
+        let y = table.round(&b, &[LockChange::Acquire(table.acquire("y"))]).run(&table.all());
+        promise(y.holds(), "only node 1 is without its memory, and nobody is served")
     });
 }

@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -19,13 +19,18 @@ use majorityd::lock::locks::LockSettings;
 use majorityd::lock::{AcquireRequest, Acquisition, Lease, LockError, Locks};
 use majorityd::members::{MemberList, View};
 use majorityd::node::embedded::{After, EmbeddedNode};
+use majorityd::node::operation::{Answer, Operation, RegisterKey};
 use majorityd::node::{CallError, Identity, Node, NodeState};
+use majorityd::register::{RegisterError, Registers, Sweep};
 use majorityd::runtime::{Clock, Entropy, Moment, Runtime, Spawn};
 use majorityd::token::Ballot;
+use majorityd::upkeep::comparing::{Comparing, ComparingSettings};
 use majorityd::upkeep::forgetting::Forgetting;
 use majorityd::upkeep::membership::{Membership, MembershipSettings};
+use majorityd::upkeep::recovery::RecoveryMode;
+use majorityd::upkeep::reporting::Reporting;
 
-use super::table::{Table, first_list, founding};
+use super::table::{Append, Numbers, Table, first_list, founding};
 
 /// What becomes of a batch, by the kind of its first operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,9 +58,16 @@ enum Kept {
     Reply(Reply, oneshot::Sender<Reply>),
 }
 
+/// A daemon's tasks, and how many calls it has left until it stands still.
+struct Life {
+    calls_left: AtomicI64,
+    tasks: Mutex<Vec<AbortHandle>>,
+}
+
 /// A daemon's way to one server.
 struct Wire {
     inner: Arc<EmbeddedNode>,
+    life: Arc<Life>,
     /// By kind of operation, and for all others.
     ways: Mutex<(BTreeMap<u8, Way>, Way)>,
     kept: Mutex<Vec<Kept>>,
@@ -111,6 +123,13 @@ impl Node for Wire {
             let ways = lock(&self.ways);
             ways.0.get(&kind_of(&payload)).copied().unwrap_or(ways.1)
         };
+        // The last call arrives, and its daemon does not hear of it.
+        let way = match self.life.calls_left.load(Ordering::Relaxed) {
+            1 => Way::KeepReply,
+            left if left < 1 => Way::KeepRequest,
+            _ => way,
+        };
+        self.life.calls_left.fetch_sub(1, Ordering::Relaxed);
         let (sender, reply) = oneshot::channel();
         let kept = match way {
             Way::Open => return futures::future::ready(self.arrive(payload)).boxed(),
@@ -146,13 +165,16 @@ struct Shared {
 
 impl Spawn for Place {
     fn spawn(&self, task: BoxFuture<'static, ()>) {
-        lock(&self.shared.spawned).push(task);
+        let (task, abort) = abortable(task);
+        lock(&self.life.tasks).push(abort);
+        lock(&self.shared.spawned).push(task.map(|_| ()).boxed());
     }
 }
 
 /// The time and the tasks, as one daemon has them.
 struct Place {
     shared: Arc<Shared>,
+    life: Arc<Life>,
     clock_ms: Arc<AtomicU64>,
     /// How fast its clock runs, in thousandths.
     rate: u64,
@@ -204,6 +226,7 @@ pub struct Daemon {
     pub cluster: Arc<Cluster>,
     pub locks: Locks,
     wires: Vec<Arc<Wire>>,
+    life: Arc<Life>,
 }
 
 /// How a daemon's clock is.
@@ -234,8 +257,10 @@ impl Stage {
 
     /// A daemon that knows no list.
     fn stranger(&self, id: u64, clocks: Clocks) -> Daemon {
+        let life = Arc::new(Life { calls_left: AtomicI64::new(i64::MAX), tasks: Mutex::default() });
         let place = Arc::new(Place {
             shared: self.shared.clone(),
+            life: life.clone(),
             clock_ms: self.table.clock_ms.clone(),
             rate: clocks.rate,
             behind_ms: clocks.behind_ms,
@@ -248,26 +273,38 @@ impl Stage {
             let hints = Arc::new(|_, _| {});
             let inner = EmbeddedNode::new(Arc::clone(server), identity.clone(), NodeIndex(index), hints);
             let ways = Mutex::new((BTreeMap::new(), Way::Open));
-            Arc::new(Wire { inner, ways, kept: Mutex::default() })
+            Arc::new(Wire { inner, life: life.clone(), ways, kept: Mutex::default() })
         };
         let wires: Vec<Arc<Wire>> = (0..).zip(&self.table.servers).map(wire).collect();
         let nodes = wires.iter().map(|wire| wire.clone() as Arc<dyn Node>).collect();
         let cluster = Arc::new(Cluster::new(self.table.size, nodes, proposer, runtime));
         let locks = Locks::new(cluster.clone(), LockSettings::default());
-        Daemon { cluster, locks, wires }
+        Daemon { cluster, locks, wires, life }
     }
 
     /// A daemon that looks after the member list, as a real one does.
     pub fn keeper(&self, id: u64, bootstrap: bool) -> Daemon {
+        self.keeper_with(id, MembershipSettings { bootstrap, ..MembershipSettings::default() })
+    }
+
+    /// A keeper that recovers as the setting says.
+    pub fn keeper_that(&self, id: u64, recovery: RecoveryMode) -> Daemon {
+        self.keeper_with(id, MembershipSettings { recovery, ..MembershipSettings::default() })
+    }
+
+    /// A keeper with these settings, but for the longest TTL.
+    pub fn keeper_with(&self, id: u64, settings: MembershipSettings) -> Daemon {
         let daemon = self.stranger(id, RIGHT);
-        let settings = MembershipSettings {
-            bootstrap,
-            ttl_max: Duration::from_secs(60),
-            ..MembershipSettings::default()
-        };
+        let settings = MembershipSettings { ttl_max: Duration::from_secs(60), ..settings };
         let task = Membership::new(daemon.cluster.clone(), settings).run();
         daemon.cluster.runtime.spawner.spawn(task.boxed());
         daemon
+    }
+
+    /// A daemon tells the nodes of each other, as a real one does, and puts out whom nobody has reached for five seconds.
+    pub fn reports(&self, daemon: &Daemon) {
+        let task = Reporting { cluster: daemon.cluster.clone(), out_after: Duration::from_secs(5) }.run();
+        daemon.cluster.runtime.spawner.spawn(task.boxed());
     }
 
     /// A daemon forgets, as a real one does.
@@ -275,10 +312,59 @@ impl Stage {
         daemon.cluster.runtime.spawner.spawn(Forgetting::new(daemon.cluster.clone()).run().boxed());
     }
 
+    /// A daemon compares the members and has tidied what aged, as a real one does.
+    pub fn compares(&self, daemon: &Daemon) {
+        let settings =
+            ComparingSettings { interval: Duration::from_secs(10), ..ComparingSettings::default() };
+        let (cluster, sweeps) =
+            (daemon.cluster.clone(), vec![Arc::new(daemon.locks.clone()) as Arc<dyn Sweep>]);
+        let task = Comparing { cluster, settings, sweeps }.run();
+        daemon.cluster.runtime.spawner.spawn(task.boxed());
+    }
+
     /// A server restarts, and these daemons connect again.
     pub fn restart(&self, node: u8, after: After, daemons: &[&Daemon]) {
         self.table.restart(node, after, &[]);
         daemons.iter().for_each(|daemon| daemon.wires[usize::from(node)].inner.connect());
+    }
+
+    /// The nodes that have a record under a key, by the list that a daemon goes by.
+    pub fn recorded(&self, daemon: &Daemon, key: &str) -> Vec<u8> {
+        let read = Operation::Read { key: RegisterKey::from_bytes(key.as_bytes()) };
+        let list = daemon.view().vid;
+        let held = |node: u8| match self.table.run_by(list, node, &read) {
+            Some(Answer::Record(record)) => record.is_some(),
+            other => panic!("node {node}: {other:?}"),
+        };
+        self.table
+            .all()
+            .into_iter()
+            .filter(|node| self.table.servers[usize::from(*node)].is_up() && held(*node))
+            .collect()
+    }
+
+    /// Appends a number to a register, and waits until it is done.
+    pub fn append(&self, daemon: &Daemon, number: u8) -> Numbered {
+        let registers = Registers::<Numbers>::new(daemon.cluster.clone(), Duration::from_secs(60));
+        let deadline = daemon.deadline();
+        self.call(
+            async move { registers.change("lock", Append(number), deadline).await.map(|done| done.answer) },
+        )
+    }
+
+    /// What stands in that register.
+    pub fn numbers(&self, daemon: &Daemon) -> Vec<u8> {
+        let registers = Registers::<Numbers>::new(daemon.cluster.clone(), Duration::from_secs(5));
+        let deadline = daemon.deadline();
+        let read = self.call(async move { registers.read("lock", deadline).await.map(|seen| seen.value) });
+        self.pass(3_000);
+        let numbers = lock(&read.result).clone();
+        numbers.expect("it is read by now").expect("q members answer")
+    }
+
+    /// A server stops. [`Stage::restart`] brings it back.
+    pub fn gone(&self, node: u8) {
+        self.table.servers[usize::from(node)].stop();
     }
 
     /// Everybody goes on as far as they get without time passing.
@@ -325,15 +411,14 @@ impl Stage {
     }
 
     /// Somebody acquires the lock.
-    pub fn acquire(
-        &self,
-        daemon: &Daemon,
-        owner: &str,
-        ttl: u64,
-        wait: u64,
-    ) -> Call<Result<Acquisition, LockError>> {
+    pub fn acquire(&self, daemon: &Daemon, owner: &str, ttl: u64, wait: u64) -> Acquiring {
+        self.acquire_one(daemon, "lock", owner, ttl, wait)
+    }
+
+    /// Somebody acquires the lock of this name.
+    pub fn acquire_one(&self, daemon: &Daemon, name: &str, owner: &str, ttl: u64, wait: u64) -> Acquiring {
         let request = AcquireRequest {
-            name: name(),
+            name: LockName::parse(name).expect("a good name"),
             owner: Some(Owner::parse(owner).expect("a good owner")),
             ttl: Duration::from_secs(ttl),
             wait: Duration::from_secs(wait),
@@ -343,15 +428,17 @@ impl Stage {
         self.call(async move { locks.acquire(request, deadline).await })
     }
 
+    /// Somebody extends the lease.
+    pub fn extend(&self, daemon: &Daemon, lease: &Lease) -> Call<Result<Lease, LockError>> {
+        let (locks, deadline, lease) = (daemon.locks.clone(), daemon.deadline(), lease.clone());
+        self.call(async move { locks.extend(&lease.name, lease.lease_id, None, deadline).await })
+    }
+
     /// Somebody releases it.
     pub fn release(&self, daemon: &Daemon, lease: &Lease) {
         let (locks, deadline, lease) = (daemon.locks.clone(), daemon.deadline(), lease.clone());
-        self.call(async move { locks.release(&name(), lease.lease_id, deadline).await });
+        self.call(async move { locks.release(&lease.name, lease.lease_id, deadline).await });
     }
-}
-
-fn name() -> LockName {
-    LockName::parse("lock").expect("a good name")
 }
 
 /// A call under way.
@@ -368,13 +455,33 @@ impl<T> Call<T> {
     }
 }
 
-impl Call<Result<Acquisition, LockError>> {
+/// An acquire under way.
+pub type Acquiring = Call<Result<Acquisition, LockError>>;
+
+impl Acquiring {
     /// The lease, if it came to one by now.
     pub fn lease(&self) -> Option<Lease> {
         match &*lock(&self.result) {
             Some(Ok(Acquisition::Acquired(lease))) => Some(lease.clone()),
             _ => None,
         }
+    }
+}
+
+/// A number under way to its register, and what that came to.
+pub type Numbered = Call<Result<Vec<u8>, RegisterError>>;
+
+impl Numbered {
+    /// The register with the number in it, if it was agreed on by now.
+    pub fn done(&self) -> Option<Vec<u8>> {
+        lock(&self.result).as_ref()?.as_ref().ok().cloned()
+    }
+}
+
+impl Call<Result<Lease, LockError>> {
+    /// The lease, if it was extended by now.
+    pub fn lease(&self) -> Option<Lease> {
+        lock(&self.result).as_ref()?.as_ref().ok().cloned()
     }
 }
 
@@ -407,6 +514,28 @@ impl Daemon {
     /// The same with answers alone.
     pub fn let_go_replies(&self, node: u8) {
         self.wires[usize::from(node)].let_go(|kept| matches!(kept, Kept::Reply(..)));
+    }
+
+    /// After so many calls it stands still: the last arrives, its answer and whatever else it sends is kept.
+    pub fn stands_still_after(&self, calls: u32) {
+        self.life.calls_left.store(calls.into(), Ordering::Relaxed);
+    }
+
+    /// Whether it does.
+    pub fn stands_still(&self) -> bool {
+        self.life.calls_left.load(Ordering::Relaxed) < 1
+    }
+
+    /// It goes on, and so does what was kept.
+    pub fn goes_on(&self) {
+        self.life.calls_left.store(i64::MAX, Ordering::Relaxed);
+        self.wires.iter().for_each(|wire| wire.let_go(|_| true));
+    }
+
+    /// It is killed, with all that it had not sent.
+    pub fn kill(&self) {
+        lock(&self.life.tasks).drain(..).for_each(|task| task.abort());
+        self.wires.iter().for_each(|wire| lock(&wire.kept).clear());
     }
 
     /// Its client relies on the lease now.

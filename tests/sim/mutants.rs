@@ -30,6 +30,7 @@ const CAUGHT_WITHIN: &[(Mutant, u64)] = &[
     (Mutant::GroupThaws, 15),
     (Mutant::LostIsRefused, 15),
     (Mutant::AgedByOne, 80),
+    (Mutant::NeverSwept, 10),
     (Mutant::WarmTwice, 40),
     (Mutant::LineIgnored, 40),
 ];

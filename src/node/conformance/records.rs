@@ -180,15 +180,16 @@ pub(super) async fn ballots_are_shown_without_values(subject: &dyn Subject) {
     connection.run(prepare("bare", ballot(4, 2))).await;
     let keys = ["plain", "none", "listed", "bare", "plain"].map(lock).to_vec();
     let before = subject.dump();
-    let plain = Held { ballot: ballot(2, u64::MAX), promise: ballot(5, 2), copied: false, listed: false };
-    let held = vec![
+    let held = |ballot, promise| Held { ballot, promise, copied: false, listed: false, ripe: false };
+    let plain = held(ballot(2, u64::MAX), ballot(5, 2));
+    let all = vec![
         Some(plain),
         None,
-        Some(Held { ballot: ballot(3, 1), promise: ballot(3, 1), copied: false, listed: true }),
-        Some(Held { ballot: Ballot::ZERO, promise: ballot(4, 2), copied: false, listed: false }),
+        Some(Held { listed: true, ..held(ballot(3, 1), ballot(3, 1)) }),
+        Some(held(Ballot::ZERO, ballot(4, 2))),
         Some(plain),
     ];
-    assert_eq!(connection.run(Operation::Ballots { keys }).await, Answer::Ballots(held));
+    assert_eq!(connection.run(Operation::Ballots { keys }).await, Answer::Ballots(all));
     let none = Operation::Ballots { keys: Vec::new() };
     assert_eq!(connection.run(none.clone()).await, Answer::Ballots(Vec::new()));
     assert_eq!(subject.dump(), before);
@@ -208,6 +209,42 @@ pub(super) async fn ballots_are_shown_without_values(subject: &dyn Subject) {
     connection.ungated(Operation::EndJoin { memory }).await;
     let answer = connection.run_by(next, Operation::Ballots { keys: vec![lock("plain")] }).await;
     assert_eq!(answer, Some(Answer::Ballots(vec![Some(Held { copied: true, ..plain })])));
+}
+
+pub(super) async fn what_guards_a_record_ripens_by_the_nodes_clock(subject: &dyn Subject) {
+    let connection = member(subject).await;
+    let (first, second) = (stamp(ballot(1, 1)), stamp(ballot(2, 1)));
+    let guarded = |name, ballot, stamps: &[Stamp], seconds| {
+        let guard = Duration::from_secs(seconds);
+        Operation::Accept(Arc::new(Accept {
+            stamps: stamps.to_vec(),
+            guard,
+            ..accept(lock(name), ballot, "held")
+        }))
+    };
+    connection.run(guarded("guarded", ballot(1, 1), &[first], 10)).await;
+    connection.run(guarded("stamped", ballot(1, 1), &[first], 0)).await;
+    let names = ["guarded", "stamped", "none"];
+    let ripe = async || match connection.run(Operation::Ballots { keys: names.map(lock).to_vec() }).await {
+        Answer::Ballots(held) => held.into_iter().map(|held| held.is_some_and(|held| held.ripe)).collect(),
+        other => panic!("ballots answered {other:?}"),
+    };
+    let expect = async |later: u64, guarded: bool, why: &str| {
+        subject.set_time(START + later);
+        let ripe: Vec<bool> = ripe().await;
+        assert_eq!(ripe, [guarded, false, false], "after {later} s: {why}");
+    };
+    expect(0, false, "it has just begun").await;
+    expect(10, false, "aged means longer").await;
+    expect(11, true, "it has aged").await;
+    // Another stamp in the first place begins anew, whatever stands behind it.
+    connection.run(guarded("guarded", ballot(2, 1), &[second, first], 10)).await;
+    expect(21, false, "a new stamp").await;
+    expect(22, true, "it has aged, too").await;
+    // A clock that went back says nothing about ages, and whoever looks after the record sets that right.
+    expect(5, true, "it is ahead of the clock").await;
+    connection.run(prepare("guarded", ballot(3, 1))).await;
+    expect(5, false, "its time has begun anew").await;
 }
 
 pub(super) async fn only_what_is_as_it_was_read_is_forgotten(subject: &dyn Subject) {

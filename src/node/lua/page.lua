@@ -27,15 +27,17 @@ UPKEEP[PAGE] = function(operation)
   return { PAGE_OF, cursor, forgotten_token, forgotten_proposer, rows }
 end
 
--- ballots {BALLOTS, [key, …]}: what is held, without the values.
--- Answers {BALLOTS_OF, [false or {ballot token, ballot proposer, promise token, promise proposer, copied, listed}, …]}.
+-- ballots {BALLOTS, [key, …]}: what is held, without the values. Ripe is 1 where the record has a guard that has aged by
+-- this node's clock.
+-- Answers {BALLOTS_OF, [false or {ballot token, ballot proposer, promise token, promise proposer, copied, listed, ripe},
+-- …]}.
 UPKEEP[BALLOTS] = function(operation)
   local held = {}
   for i, key in ipairs(operation[2]) do
     local record = load(key)
     held[i] = record and {
       record[BALLOT_TOKEN], record[BALLOT_PROPOSER], record[PROMISE_TOKEN], record[PROMISE_PROPOSER],
-      record[COPIED], record[LISTED],
+      record[COPIED], record[LISTED], (record[GUARD_MS] > 0 and not is_guarded(record)) and 1 or 0,
     } or false
   end
   return { BALLOTS_OF, held }

@@ -66,6 +66,16 @@ local function not_ahead(since)
   return since > now_us and now_us or since
 end
 
+-- Whether what guards a record has yet to age, by this node's clock. <= because a lease of exactly its length is not aged
+-- yet: aged means longer. Below zero the clock has gone back, which a promise sets right.
+local function is_guarded(record)
+  if record[GUARD_MS] == 0 then
+    return false
+  end
+  local age = now_us - record[STAMPS][2]
+  return age >= 0 and age <= record[GUARD_MS] * 1000
+end
+
 -- Bytes by value. Lua's own < on strings goes by the server's locale.
 local function bytes_below(a, b)
   for i = 1, 8 do

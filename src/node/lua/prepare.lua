@@ -16,13 +16,8 @@ local function prepare(operation)
     record = { token, proposer, 0, NO_PROPOSER, '', '', '', {}, 0, 0, 0 }
     return { PROMISED, store(key, record), forgotten }
   end
-  if soft == 1 and record[GUARD_MS] > 0 then
-    local age = now_us - record[STAMPS][2]
-    -- <= because a lease of exactly its length is not aged yet: aged means longer. Below zero the clock has gone back,
-    -- which a promise sets right.
-    if age >= 0 and age <= record[GUARD_MS] * 1000 then
-      return { HELD, raw }
-    end
+  if soft == 1 and is_guarded(record) then
+    return { HELD, raw }
   end
   local promised = record[PROMISE_TOKEN]
   -- By token alone, so that two daemons with one token never both get a quorum of promises: tokens order grants.

@@ -174,7 +174,8 @@ fn decode_held(input: &mut Reader<'_>) -> Result<Option<Held>, Malformed> {
     }
     input.array()?;
     let (ballot, promise) = (input.ballot()?, input.ballot()?);
-    Ok(Some(Held { ballot, promise, copied: input.number()? != 0, listed: input.number()? != 0 }))
+    let mut flag = || Ok(input.number()? != 0);
+    Ok(Some(Held { ballot, promise, copied: flag()?, listed: flag()?, ripe: flag()? }))
 }
 
 fn decode_reported(input: &mut Reader<'_>) -> Result<Reported, Malformed> {

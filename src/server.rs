@@ -354,3 +354,28 @@ fn listen_unix(path: &Path) -> Result<UnixListener, ServeError> {
     }
     UnixListener::bind(path).map_err(failed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_has_room_for_the_largest_value_and_a_batch() {
+        for (value_bytes_max, least) in [(1, 4 << 20), (1 << 20, 4 << 20), (16 << 20, 16 << 20)] {
+            let mut settings = Settings::default();
+            settings.keys.value_bytes_max = value_bytes_max;
+            let grpc = grpc_settings(&settings);
+            assert!(grpc.message_bytes_max > least, "{value_bytes_max}");
+            assert_eq!(grpc.limits.value_bytes_max, value_bytes_max);
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_register_has_one_letter_before_it() {
+        assert_eq!(kind_and_name(b"k:a:b"), Some(('k', "a:b")));
+        assert_eq!(kind_and_name("l:ü".as_bytes()), Some(('l', "ü")));
+        for other in [&b"k"[..], b":a", b"kl:a", b"k:\xff", b""] {
+            assert_eq!(kind_and_name(other), None, "{other:?}");
+        }
+    }
+}

@@ -141,8 +141,10 @@ fn wire(code: Code) -> &'static str {
     }
 }
 
-/// Every variant of the keys, with what it becomes, and the metadata that clients decide by.
-fn key_cases() -> Vec<(KvError, Code, Reason, Vec<(&'static str, &'static str)>)> {
+type Metadata = Vec<(&'static str, &'static str)>;
+
+/// Every variant of the keys, with what it becomes and all of its metadata.
+fn key_cases() -> Vec<(KvError, Code, Reason, Metadata)> {
     use Code::*;
     let key = || crate::ids::Key::parse("stock").unwrap();
     let of_key = ("key", "stock");

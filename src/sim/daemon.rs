@@ -27,7 +27,7 @@ use crate::register::Registers;
 use crate::runtime::Moment;
 use crate::upkeep::comparing::ComparingSettings;
 use crate::upkeep::membership::MembershipSettings;
-use crate::upkeep::{self, UpkeepSettings};
+use crate::upkeep::{self, Sweeps, UpkeepSettings};
 
 /// A node that nobody has reached for so long is out: some cuts of a run are longer.
 const OUT_AFTER: Duration = Duration::from_secs(6);
@@ -232,7 +232,8 @@ impl Daemons {
             ..MembershipSettings::default()
         };
         let comparing = ComparingSettings { interval: COMPARING_INTERVAL, ..ComparingSettings::default() };
-        upkeep::start(&cluster, UpkeepSettings { membership, comparing }, vec![Arc::new(locks.clone())]);
+        let sweeps: Sweeps = vec![Arc::new(locks.clone()), Arc::new(keys.clone())];
+        upkeep::start(&cluster, UpkeepSettings { membership, comparing }, sweeps);
         let world = self.world.clone();
         Arc::new(SimDaemon { actor, clock, locks, keys, cells, cluster, links, world, alive, room })
     }

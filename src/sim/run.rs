@@ -196,25 +196,13 @@ fn remove_keys(world: &World, clients: &Arc<Clients>) {
 
 /// Keys that were removed are no longer on any node.
 fn check_keys_forgotten(world: &World, hosts: &[Arc<Host>], clients: &Arc<Clients>) {
-    let Clients { daemons, judge, options, .. } = &**clients;
-    if options.keys.ages {
-        // Slow clocks, too.
+    if clients.options.keys.ages {
+        // Slow clocks, too. Nobody asks for the keys any more.
         world.run_until(world.now() + limits::REQUESTS_KEPT + SETTLING);
-        let (daemon, words, keys) = (daemons.living()[0].clone(), judge.clone(), options.keys.keys);
-        run_task(world, VISITING, async move {
-            for key in (0..keys).map(keys::name) {
-                let (keys, deadline) = (daemon.keys.clone(), daemon.now() + VISITING / 3);
-                let name = key.clone();
-                let call = async move { keys.tidy(name.as_str(), deadline).await };
-                if let Some(Err(error)) = daemon.call(call).await {
-                    words.violated(format!("{key} can't be tidied at the end: {error}"));
-                }
-            }
-        });
     }
     let left = || hosts.iter().flat_map(|host| host.records(KIND_KEY)).collect::<BTreeSet<_>>();
-    if !world.run(world.now() + FORGETTING, || left().is_empty()) {
-        judge.violated(format!("keys that were removed are still on nodes: {:?}", left()));
+    if !world.run(world.now() + SWEEPING, || left().is_empty()) {
+        clients.judge.violated(format!("keys that were removed are still on nodes: {:?}", left()));
     }
 }
 

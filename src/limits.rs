@@ -14,6 +14,8 @@ pub const ATTRIBUTES_BYTES_MAX: usize = 4096;
 pub const VALUE_BYTES_MAX: usize = 1 << 20;
 /// The largest value that a configuration may allow: a script of Redis holds some copies of it while it runs.
 pub const VALUE_BYTES_CEILING: usize = 16 << 20;
+/// Bytes of values that one daemon writes at a time: each waits in memory, some times over, until its round is done.
+pub const WRITES_BYTES_MAX: usize = 256 << 20;
 /// The longest TTL of a key: ten years of microseconds are far below 2^53.
 pub const KEY_TTL_MAX: Duration = Duration::from_secs(3_650 * 86_400);
 /// Default of the longest TTL of a key: what is meant to stay for longer is meant to stay for good.

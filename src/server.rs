@@ -245,7 +245,11 @@ fn lock_settings(settings: &Settings) -> LockSettings {
 }
 
 fn key_settings(settings: &Settings) -> KeySettings {
-    KeySettings { patience: settings.quorum.patience, look_interval: settings.keys.look_interval }
+    KeySettings {
+        patience: settings.quorum.patience,
+        look_interval: settings.keys.look_interval,
+        ..KeySettings::default()
+    }
 }
 
 pub(crate) fn redis_options(settings: &Settings) -> impl Iterator<Item = RedisOptions> + '_ {

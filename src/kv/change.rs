@@ -131,7 +131,10 @@ impl Kind for KeyKind {
     }
 
     fn publish(old: &KeyValue, new: &KeyValue) -> Publish {
-        Publish { announce: old.version != new.version, wake: Vec::new() }
+        // Who watches looks when the value can have expired, and so has to know of another TTL.
+        let expiry = |value: &KeyValue| value.stored.as_ref().and_then(|stored| stored.expiry);
+        let announce = old.version != new.version || expiry(old) != expiry(new);
+        Publish { announce, wake: Vec::new() }
     }
 }
 

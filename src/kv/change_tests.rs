@@ -358,7 +358,7 @@ fn the_value_before_is_told_where_it_is_asked_for() {
 }
 
 #[test]
-fn watchers_are_told_of_writes_and_of_nothing_else() {
+fn watchers_are_told_of_writes_and_of_other_ttls_and_of_nothing_else() {
     let announces =
         |old: &KeyValue, (new, ..): (KeyValue, KeyAnswer, bool)| KeyKind::publish(old, &new).announce;
     let old = expiring("7");
@@ -366,7 +366,8 @@ fn watchers_are_told_of_writes_and_of_nothing_else() {
     assert!(announces(&old, apply(set("7"), &old, 0)));
     assert!(announces(&old, apply(Write::Delete { version: None }, &old, 0)));
     assert!(announces(&old, apply_at(0, &KeyChange::Get, &old, 11)));
-    assert!(!announces(&old, apply(Write::Touch { ttl }, &old, 0)));
+    assert!(announces(&old, apply(Write::Touch { ttl }, &old, 0)));
+    assert!(!announces(&held("7"), apply(Write::Touch { ttl: None }, &held("7"), 0)));
     assert!(!announces(&old, apply_at(0, &KeyChange::Get, &old, 0)));
 }
 

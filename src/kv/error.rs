@@ -68,6 +68,16 @@ pub enum KvError {
         /// Which key.
         key: Key,
     },
+    /// This daemon is writing as many bytes as it may at a time. Nothing happened.
+    #[error(
+        "values of {bytes} bytes are being written by this daemon already; at most {max} may; nothing happened"
+    )]
+    TooMuchToWrite {
+        /// How many are.
+        bytes: usize,
+        /// How many may be.
+        max: usize,
+    },
     /// A watch of a prefix has more keys than it may follow. The watch ends.
     #[error("there are more than {max} keys under {prefix:?}, the most that one watch follows")]
     TooManyKeys {

@@ -1,7 +1,7 @@
 //! [`Keys`]: what callers see of keys. Each call is one change, or one read, of one register.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use event_listener::Event;
@@ -30,11 +30,17 @@ pub struct KeySettings {
     pub patience: Duration,
     /// About how often a watched key is looked at although nothing was announced.
     pub look_interval: Duration,
+    /// Bytes of values that may be written at a time.
+    pub writes_bytes_max: usize,
 }
 
 impl Default for KeySettings {
     fn default() -> Self {
-        Self { patience: Duration::from_secs(3), look_interval: Duration::from_secs(5) }
+        Self {
+            patience: Duration::from_secs(3),
+            look_interval: Duration::from_secs(5),
+            writes_bytes_max: limits::WRITES_BYTES_MAX,
+        }
     }
 }
 
@@ -48,6 +54,8 @@ pub(super) struct Inner {
     pub registers: Registers<KeyKind>,
     pub settings: KeySettings,
     pub watching: Watching,
+    /// Bytes of values that are being written.
+    writing: AtomicUsize,
     closing: AtomicBool,
     pub closed: Event,
 }
@@ -58,7 +66,14 @@ impl Keys {
         let registers = Registers::new(cluster, settings.patience);
         let (closing, closed) = (AtomicBool::new(false), Event::new());
         Self {
-            inner: Arc::new(Inner { registers, settings, watching: Watching::default(), closing, closed }),
+            inner: Arc::new(Inner {
+                registers,
+                settings,
+                watching: Watching::default(),
+                writing: AtomicUsize::new(0),
+                closing,
+                closed,
+            }),
         }
     }
 
@@ -77,6 +92,7 @@ impl Keys {
     /// [`KvError`] says what is certain.
     pub async fn write(&self, key: &Key, mutation: Mutation, deadline: Moment) -> Result<Written, KvError> {
         self.inner.check_open()?;
+        let _room = self.inner.room_for(&mutation.write)?;
         let mut in_doubt = false;
         let answer = loop {
             let change = KeyChange::Write(mutation.clone());
@@ -185,6 +201,21 @@ impl Inner {
         if self.closing.load(Ordering::Acquire) { Err(KvError::ShuttingDown) } else { Ok(()) }
     }
 
+    /// Room in memory for what is written; given back when it is dropped.
+    fn room_for(self: &Arc<Self>, write: &Write) -> Result<Room, KvError> {
+        let bytes = match write {
+            Write::Set { data, .. } => data.len(),
+            Write::Delete { .. } | Write::Increment { .. } | Write::Touch { .. } => 0,
+        };
+        let before = self.writing.fetch_add(bytes, Ordering::Relaxed);
+        let room = Room { inner: self.clone(), bytes };
+        let max = self.settings.writes_bytes_max;
+        if before + bytes > max {
+            return Err(KvError::TooMuchToWrite { bytes: before, max });
+        }
+        Ok(room)
+    }
+
     /// Looks at a key, in line with the daemon's other calls of it, so that looks share a round and meet no write half way.
     pub async fn look(&self, key: &Key, deadline: Moment) -> Result<Seen, RegisterError> {
         let started = self.now();
@@ -218,6 +249,18 @@ impl Inner {
     }
 }
 
+/// See [`Inner::room_for`].
+struct Room {
+    inner: Arc<Inner>,
+    bytes: usize,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.inner.writing.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 fn error_of(key: &Key, mutation: &Mutation, refused: Refused) -> KvError {
     let key = key.clone();
     let fence = || mutation.fence.clone().expect("only a fence is refused as one");
@@ -236,5 +279,42 @@ fn error_of(key: &Key, mutation: &Mutation, refused: Refused) -> KvError {
         }
         Refused::TooManyFences => KvError::TooManyFences { key, lock: fence().lock, max: limits::FENCES_MAX },
         Refused::RequestIdReused => KvError::RequestIdReused { key },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::ids::{NodeIndex, ProposerId};
+    use crate::kv::Precondition;
+    use crate::node::embedded::{EmbeddedNode, EmbeddedServer};
+    use crate::node::{Identity, Node};
+    use crate::quorum::ClusterSize;
+    use crate::runtime::system;
+
+    #[tokio::test]
+    async fn values_that_are_being_written_have_their_room_and_give_it_back() {
+        let (size, daemon) = (ClusterSize::new(1).unwrap(), ProposerId(1));
+        let identity = Identity { cluster: "blue".into(), nodes: 1, daemon };
+        let server = EmbeddedServer::new(0, Arc::new(|| 0));
+        let node = EmbeddedNode::new(server, identity, NodeIndex(0), Arc::new(|_, _| {})) as Arc<dyn Node>;
+        // Nobody has founded it, so whoever writes waits.
+        let cluster = Arc::new(Cluster::new(size, vec![node], daemon, system::runtime()));
+        let keys = Keys::new(cluster, KeySettings { writes_bytes_max: 10, ..KeySettings::default() });
+        let (key, deadline) = (Key::parse("a").unwrap(), keys.inner.now() + Duration::from_secs(60));
+        let set = |bytes: usize| {
+            let (data, ttl) = (Bytes::from(vec![0; bytes]), None);
+            let mutation = Write::Set { data, ttl, precondition: Precondition::None }.into();
+            Box::pin(keys.write(&key, mutation, deadline))
+        };
+        let mut first = set(8);
+        assert!((&mut first).now_or_never().is_none());
+        let refused = set(3).now_or_never();
+        assert!(matches!(refused, Some(Err(KvError::TooMuchToWrite { bytes: 8, max: 10 }))), "{refused:?}");
+        assert!(set(2).now_or_never().is_none());
+        drop(first);
+        assert!(set(10).now_or_never().is_none());
     }
 }

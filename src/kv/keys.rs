@@ -15,6 +15,7 @@ use super::{Entry, KeyPage, KvError, ListedKey, Mutation, Write, Written};
 use crate::driver::Cluster;
 use crate::ids::Key;
 use crate::limits;
+use crate::mutant::{self, Mutant};
 use crate::node::keyspace::KIND_KEY;
 use crate::register::{RegisterError, Registers, Sweep};
 use crate::runtime::{Moment, Runtime};
@@ -76,13 +77,21 @@ impl Keys {
     /// [`KvError`] says what is certain.
     pub async fn write(&self, key: &Key, mutation: Mutation, deadline: Moment) -> Result<Written, KvError> {
         self.inner.check_open()?;
+        let mut in_doubt = false;
         let answer = loop {
             let change = KeyChange::Write(mutation.clone());
             match self.inner.registers.change(key.as_str(), change, deadline).await {
                 Ok(committed) => break committed.answer,
                 // The register remembers the request, so the same again can't do it twice.
                 Err(RegisterError::OutcomeUnknown)
-                    if mutation.request.is_some() && self.inner.now() < deadline => {}
+                    if mutation.request.is_some() && self.inner.now() < deadline =>
+                {
+                    in_doubt = true;
+                }
+                // That nothing happened is then true of this repeat only.
+                Err(_) if in_doubt && !mutant::is_on(Mutant::RepeatForgetsDoubt) => {
+                    return Err(RegisterError::OutcomeUnknown.into());
+                }
                 Err(error) => return Err(error.into()),
             }
         };
@@ -136,6 +145,15 @@ impl Keys {
         self.inner.watching.changed(name);
     }
 
+    /// Drops what has aged, so that it is not kept until somebody asks. Whether there was anything.
+    ///
+    /// # Errors
+    /// [`KvError::Register`]; nothing is lost by it.
+    pub async fn tidy(&self, name: &str, deadline: Moment) -> Result<bool, KvError> {
+        let tidied = self.inner.registers.change(name, KeyChange::Tidy, deadline).await?;
+        Ok(tidied.first_sent.is_some())
+    }
+
     /// Stops taking calls; watches end with [`KvError::ShuttingDown`].
     pub fn shut_down(&self) {
         self.inner.closing.store(true, Ordering::Release);
@@ -149,9 +167,8 @@ impl Sweep for Keys {
     }
 
     fn sweep<'a>(&'a self, name: &'a str) -> BoxFuture<'a, bool> {
-        let inner = &self.inner;
-        let swept = inner.registers.change(name, KeyChange::Tidy, inner.now() + inner.settings.patience);
-        swept.map(|swept| swept.is_ok_and(|committed| committed.first_sent.is_some())).boxed()
+        let deadline = self.inner.now() + self.inner.settings.patience;
+        self.tidy(name, deadline).map(|tidied| tidied.unwrap_or(false)).boxed()
     }
 }
 

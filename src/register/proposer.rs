@@ -263,7 +263,8 @@ impl<K: Kind> Proposer<K> {
     fn start_warm(&mut self, context: &Context<'_>) -> Option<Step<K>> {
         let warm = self.warm.as_ref()?;
         // By this daemon's clock a stamp may have aged: the change must be given the ages.
-        if warm.ripe.iter().any(|(_, at)| *at <= context.now) {
+        let is_ripe = warm.ripe.iter().any(|(_, at)| *at <= context.now);
+        if is_ripe && !mutant::is_on(Mutant::WarmNeverRipe) {
             return None;
         }
         let ages = Ages::unasked(self.size);

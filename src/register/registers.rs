@@ -88,6 +88,8 @@ struct Line<K: Kind> {
     waiting: VecDeque<Pending<K>>,
     running: bool,
     warm: Option<Warm<K::Value>>,
+    /// When its last round ended.
+    ended: Moment,
     /// How often the name stands in [`Shard::idle`].
     rests: u32,
 }
@@ -286,6 +288,7 @@ impl<K: Kind> Shard<K> {
             waiting: VecDeque::new(),
             running: false,
             warm: None,
+            ended: Moment::ZERO,
             rests: 0,
         });
         (name, line)
@@ -339,7 +342,13 @@ impl<K: Kind> Inner<K> {
             return None;
         }
         let count = line.waiting.len().min(limits::GROUP_MAX);
-        Some((line.waiting.drain(..count).collect(), line.warm.take()))
+        let warm = line.warm.take().filter(|warm| {
+            // What says nothing may be forgotten, and its promise with it. An accept that goes by that is refused by all
+            // whom it reaches, and where one does not answer, nobody can tell what became of it.
+            let rested = self.cluster.runtime.clock.now().since(line.ended);
+            K::is_listed(warm.value()) || rested < limits::FORGET_LAG
+        });
+        Some((line.waiting.drain(..count).collect(), warm))
     }
 
     async fn round(
@@ -375,6 +384,7 @@ impl<K: Kind> Inner<K> {
         let mut shard = self.shard(name);
         let (_, line) = shard.line(name);
         line.warm = warm;
+        line.ended = self.cluster.runtime.clock.now();
         for pending in deferred.into_iter().rev() {
             line.waiting.push_front(pending);
         }

@@ -8,15 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::driver::Cluster;
+use crate::limits::FORGET_LAG;
 use crate::members::{State, View};
 use crate::mutant::{self, Mutant};
 use crate::node::operation::{Answer, Forgotten, Held, Operation, RegisterKey};
 use crate::runtime::Moment;
 use crate::token::{Ballot, Token};
 
-/// For so long a register is left alone before it is looked at, and again before it is forgotten: the floor stays behind
-/// the ballots in use, also where clocks differ a little.
-const LAG: Duration = Duration::from_secs(5);
 /// Between two looks for what can go.
 const INTERVAL: Duration = Duration::from_millis(250);
 /// Registers in one round: some milliseconds of a node's time.
@@ -43,13 +41,13 @@ impl Forgetting {
         loop {
             clock.sleep_until(clock.now() + INTERVAL).await;
             let most = RATE * INTERVAL.as_millis() as usize / 1_000;
-            let mut keys = self.cluster.idle.take(clock.now(), LAG, most);
+            let mut keys = self.cluster.idle.take(clock.now(), FORGET_LAG, most);
             while !keys.is_empty() {
                 let rest = keys.split_off(keys.len().min(BATCH));
                 self.see(keys).await;
                 keys = rest;
             }
-            while self.seen.front().is_some_and(|(at, ..)| clock.now().since(*at) >= LAG) {
+            while self.seen.front().is_some_and(|(at, ..)| clock.now().since(*at) >= FORGET_LAG) {
                 if let Some((_, list, records)) = self.seen.pop_front() {
                     self.forget(list, records).await;
                 }

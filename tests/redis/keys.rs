@@ -20,14 +20,15 @@ const CALL: Duration = Duration::from_secs(20);
 /// How long a server is away, and the pause before the next one.
 const AWAY: Duration = Duration::from_millis(1_500);
 
-type Client = KvServiceClient<Channel>;
+pub type Client = KvServiceClient<Channel>;
 
-async fn client(daemon: &DaemonProcess) -> Client {
+pub async fn client(daemon: &DaemonProcess) -> Client {
     KvServiceClient::new(daemon.channel().await)
 }
 
-fn id(client: usize, number: u64) -> String {
-    format!("{client:08x}-0000-4000-8000-{number:012x}")
+/// A UUID of these bits.
+pub fn request_id(high: u64, low: u64) -> String {
+    format!("{high:016x}{low:016x}")
 }
 
 fn increment(key: &str, request_id: Option<String>) -> v1::IncrementRequest {
@@ -59,7 +60,7 @@ fn known(status: &Status) -> String {
 
 /// Kills, freezes and empties one server after the other, each of them once in each way, with all daemons' word in between
 /// that every node counts.
-async fn harass(servers: &mut [RedisServer], daemon: &DaemonProcess) {
+pub async fn harass(servers: &mut [RedisServer], daemon: &DaemonProcess) {
     for server in servers {
         server.freeze();
         pause(AWAY).await;
@@ -89,7 +90,7 @@ async fn increments_by_64_clients_come_out_exactly_while_servers_are_emptied() {
         beside(async move {
             let (mut done, mut turn) = (0, number);
             while !over.load(Ordering::Relaxed) {
-                let message = increment("exact", Some(id(number, done)));
+                let message = increment("exact", Some(request_id(number as u64, done)));
                 // Sent until it is answered, each time to another daemon; and now and then once more all the same.
                 let mut answers = Vec::new();
                 while answers.len() < 1 + usize::from(done.is_multiple_of(5)) {

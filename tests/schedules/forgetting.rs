@@ -156,6 +156,22 @@ fn a_lock_whose_holder_died_goes_although_nobody_asks_for_it() {
     });
 }
 
+/// X had the lock and released it at the daemon that y asks, and all have forgotten it. Node 0 does not answer.
+#[test]
+fn a_daemon_does_not_count_on_a_promise_that_may_be_forgotten() {
+    let stage = Stage::on(Table::laid(3));
+    let a = stage.daemon(1, RIGHT);
+    stage.forgets(&a);
+    let x = stage.acquire(&a, "x", 60, 0).lease().expect("it was free");
+    stage.release(&a, &x);
+    stage.pass(20_000);
+    assert!(stage.recorded(&a, LOCK).is_empty(), "it is forgotten");
+    a.way(0, Way::KeepRequest);
+    let y = stage.acquire(&a, "y", 60, 0);
+    stage.pass(1_000);
+    assert!(y.lease().is_some(), "its first accept was refused by two, and by the third nobody knows");
+}
+
 // ---- forgetting and joining
 
 /// What a schedule of a node that comes back ends with: x released the lock, and all have forgotten it.

@@ -9,7 +9,7 @@ use majorityd::node::embedded::After;
 use majorityd::node::operation::Operation;
 use majorityd::token::Ballot;
 
-use super::stage::{Daemon, Stage};
+use super::stage::{Daemon, Stage, Way};
 use super::table::{
     Table, ballot, each_is_enough, first_list, founding, holds_and_breaks_without, one_holder, promise,
 };
@@ -132,6 +132,7 @@ fn a_node_that_was_out_joins_when_it_is_back() {
         stage.restart(2, After::Kept, &[&keeper]);
         stage.pass(10_000);
         assert_eq!(state_of_node_2(&keeper), State::Member);
+        keeper.way(1, Way::Cut);
         let z = stage.acquire(&keeper, "z", 60, 0);
         stage.pass(1_000);
         promise(z.lease().is_some(), "x released the lock, that was forgotten, and x holds it again")

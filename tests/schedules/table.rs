@@ -279,7 +279,8 @@ impl Table {
 
     // ---- rounds
 
-    fn start<'a, K: Kind>(
+    /// A round of changes, that may be warm.
+    pub fn start<'a, K: Kind>(
         &'a self,
         daemon: &'a Hand,
         changes: Vec<K::Change>,
@@ -526,6 +527,11 @@ impl<K: Kind> Round<'_, K> {
     /// What the round leaves for the next.
     pub fn warm(&mut self) -> Option<Warm<K::Value>> {
         self.end.take().and_then(|end| end.warm)
+    }
+
+    /// The value that the round saw or made.
+    pub fn value(&self) -> Option<&K::Value> {
+        self.end.as_ref()?.seen.as_ref().map(|seen| &seen.value)
     }
 
     /// The first answer.

@@ -248,7 +248,7 @@ async fn a_watch_at_another_daemon_is_told_the_last_of_every_key_although_server
     let message = v1::WatchRequest { target: Some(Target::Prefix("w/".into())), start_version: 0 };
     let mut events = watcher.clone().watch(message).await.unwrap().into_inner();
     assert!(matches!(events.message().await.unwrap().unwrap().event, Some(Event::Synced(_))));
-    let told: Arc<Mutex<BTreeMap<String, (u64, Option<String>)>>> = Arc::default();
+    let told = Arc::new(Mutex::new(BTreeMap::<String, (u64, Option<String>)>::new()));
     let noted = told.clone();
     let follower = beside(async move {
         loop {

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures::future::join_all;
 use majorityd::ids::RequestId;
 use majorityd::kv::change::Refused;
@@ -39,7 +38,7 @@ fn some_token(version: u64) -> Option<Token> {
 
 fn entry(found: v1::KeyValue) -> Entry {
     let remaining = found.remaining.map(|left| Duration::try_from(left).unwrap());
-    Entry { data: Bytes::from(found.value), version: token(found.version), remaining }
+    Entry { data: found.value, version: token(found.version), remaining }
 }
 
 fn length(ttl: Option<Duration>) -> Option<prost_types::Duration> {
@@ -81,7 +80,7 @@ async fn ask(client: &mut Client, key: &str, asked: &KeyAsked, id: Option<String
             Write::Set { data, ttl, precondition } => {
                 let message = v1::SetRequest {
                     key,
-                    content: Some(Content::Value(data.to_vec().into())),
+                    content: Some(Content::Value(data)),
                     ttl: length(ttl),
                     precondition: match precondition {
                         Precondition::None => None,

@@ -472,8 +472,9 @@ mod tests {
     use super::*;
     use crate::ids::RequestId;
 
-    #[test]
-    fn request_ids_are_uuids_of_version_4_and_differ() {
+    /// In a runtime, as the commands are.
+    #[tokio::test]
+    async fn request_ids_are_uuids_of_version_4_and_differ() {
         let id = request_id();
         assert!(RequestId::parse(&id).is_some(), "{id}");
         assert_eq!(&id[14..15], "4", "{id}");

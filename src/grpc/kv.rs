@@ -18,9 +18,11 @@ use crate::proto::v1;
 use crate::proto::v1::kv_service_server::KvService;
 use crate::runtime::{Clock, Moment};
 
-/// Keys of one batch that are read or written at the same time: half of what goes to a node in one call, so that others
-/// get a place in it.
+/// Keys of one batch that are read or written at the same time, at most: half of what goes to a node in one call, so that
+/// others get a place in it.
 const AT_ONCE: usize = 64;
+/// Values that are read ahead for one answer may have so many bytes together: some times what fits into it.
+const READ_AHEAD_BYTES: usize = 16 << 20;
 
 /// The service over the wire.
 pub struct KvApi {
@@ -51,6 +53,11 @@ impl KvApi {
     fn times(&self, extensions: &Extensions) -> Times {
         let time = self.time(extensions);
         Times { arrived: time.arrived, deadline: time.deadline(self.deadline_default, Duration::ZERO) }
+    }
+
+    /// Keys of one batch that are read at the same time. How large their values are is not known before.
+    fn reads_at_once(&self) -> usize {
+        (READ_AHEAD_BYTES / self.limits.value_bytes_max.max(1)).clamp(1, AT_ONCE)
     }
 
     async fn write(&self, key: &Key, mutation: Mutation, times: Times) -> Result<Written, Status> {
@@ -138,7 +145,7 @@ impl KvService for KvApi {
                 let read = self.keys.get(&key, times.deadline).await;
                 (key, read.map_err(|e| failed(&e, Repeat::Harmless)))
             })
-            .buffered(AT_ONCE);
+            .buffered(self.reads_at_once());
         let mut entries = convert::BatchEntries::default();
         while let Some((key, read)) = reads.next().await {
             if !entries.add(&key, read) {

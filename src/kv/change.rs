@@ -221,9 +221,22 @@ fn done_before(mutation: &Mutation, old: &KeyValue) -> Result<Option<StoredEffec
     };
     match old.requests.iter().find(|request| request.id == id) {
         Some(request) if request.fingerprint != fingerprint(mutation) => Err(Refused::RequestIdReused),
+        // Fingerprints are short, and who wants to can make two that are the same.
+        Some(request) if !answers(request.effect, &mutation.write) => Err(Refused::RequestIdReused),
         Some(request) => Ok(Some(request.effect)),
         None => Ok(None),
     }
+}
+
+/// Whether a write of this kind can have done that.
+fn answers(effect: StoredEffect, write: &Write) -> bool {
+    matches!(
+        (effect, write),
+        (StoredEffect::Set(..), Write::Set { .. })
+            | (StoredEffect::Deleted(..), Write::Delete { .. })
+            | (StoredEffect::Counted(..), Write::Increment { .. })
+            | (StoredEffect::Touched(..), Write::Touch { .. })
+    )
 }
 
 /// Lower than the highest is refused. Equal is the same holder, who may write more than once.

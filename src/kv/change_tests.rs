@@ -248,6 +248,27 @@ fn a_request_that_was_done_is_answered_and_not_done_again() {
     }
 }
 
+/// Nobody finds two that have one fingerprint by accident.
+#[test]
+fn a_request_is_never_answered_with_what_another_kind_of_write_did() {
+    let mutation = |write: Write| Mutation { request: Some(request(1)), ..write.into() };
+    let writes = [set("x"), increment(2), Write::Delete { version: None }, Write::Touch { ttl: None }];
+    for (at, write) in writes.iter().enumerate() {
+        let (once, ..) = apply(mutation(write.clone()), &held("7"), 0);
+        for (other_at, other) in writes.iter().enumerate() {
+            let (like, ..) = apply(mutation(other.clone()), &held("7"), 0);
+            let mut forged = once.clone();
+            forged.requests[0].fingerprint = like.requests[0].fingerprint;
+            let (after, answer, _) = apply(mutation(other.clone()), &forged, 0);
+            match at == other_at {
+                true => assert!(effect(answer).is_ok(), "{write:?}"),
+                false => assert_eq!(effect(answer), Err(Refused::RequestIdReused), "{write:?} {other:?}"),
+            }
+            assert_eq!(after, forged);
+        }
+    }
+}
+
 #[test]
 fn what_was_refused_is_not_remembered() {
     let refused = Mutation { request: Some(request(1)), ..set_if("x", Precondition::Present).into() };

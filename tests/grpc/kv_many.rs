@@ -149,6 +149,42 @@ async fn large_values_are_read_in_as_many_answers_as_they_need() {
     assert!(fits.iter().all(|result| matches!(result, Done::Set(_))));
 }
 
+/// Where values may be larger than what clients take by themselves, whoever sets its client to take them gets them all.
+#[tokio::test]
+async fn values_larger_than_an_answer_come_one_by_one() {
+    const BYTES: usize = 5 << 20;
+    let mut cluster = Cluster::new();
+    cluster.grpc.limits.value_bytes_max = BYTES;
+    cluster.grpc.message_bytes_max = BYTES + (1 << 20);
+    let served = cluster.daemon().await;
+    let mut client = served.kv().await.max_decoding_message_size(BYTES + (1 << 20));
+    let of = |name: &str, bytes| {
+        let content = Some(Content::Value(vec![7; bytes].into()));
+        v1::SetRequest { content, ..setting(name, "") }
+    };
+    let names = ["a", "b"];
+    for name in names {
+        set(&mut client, of(name, BYTES)).await;
+    }
+    crate::refusals::refused(try_set(&mut client, of("c", BYTES + 1)).await, &[("value", "TOO_LARGE")]);
+    let keys = names.map(str::to_owned).to_vec();
+    let entries = within(client.batch_get(v1::BatchGetRequest { keys })).await.unwrap().into_inner().entries;
+    let [Some(Got::KeyValue(first)), Some(Got::Error(full))] = [&entries[0].outcome, &entries[1].outcome]
+    else {
+        panic!("one fits")
+    };
+    assert_eq!((first.value.len(), reason_in(full).as_str()), (BYTES, "ANSWER_FULL"));
+    let mut page_token = String::new();
+    for name in names {
+        let request = v1::ListKeysRequest { page_token, with_values: true, ..Default::default() };
+        let page = within(client.list_keys(request)).await.unwrap().into_inner();
+        let found: Vec<_> = page.keys.iter().map(|found| (found.key.as_str(), found.value.len())).collect();
+        assert_eq!(found, [(name, BYTES)]);
+        page_token = page.next_page_token;
+    }
+    assert_eq!(page_token, "");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_has_every_key_once_in_byte_order_whatever_the_page_size() {
     let (_cluster, _served, [mut one, mut two]) = kv_pair().await;

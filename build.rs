@@ -7,7 +7,12 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 
 const ROOT: &str = "proto";
-const FILES: [&str; 3] = ["majority/v1/cluster.proto", "majority/v1/common.proto", "majority/v1/lock.proto"];
+const FILES: [&str; 4] = [
+    "majority/v1/cluster.proto",
+    "majority/v1/common.proto",
+    "majority/v1/kv.proto",
+    "majority/v1/lock.proto",
+];
 /// They carry a lease id, which is not printed: `grpc::convert` writes their `Debug` by hand.
 const SECRET: [&str; 3] = [".majority.v1.Lease", ".majority.v1.ExtendRequest", ".majority.v1.ReleaseRequest"];
 
@@ -19,6 +24,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         // Ordered maps: the same answer is the same bytes, and the same bad request the same message.
         .btree_map(".")
+        // Values are large, and not copied on their way.
+        .bytes(".majority.v1")
+        .extern_path(".google.rpc", "::tonic_types::pb")
         .skip_debug(SECRET)
         .compile_fds(descriptors)?;
     Ok(())

@@ -5,6 +5,7 @@
 //! for the membership task to read or repair the list, and sends the same operation, same ballot, to all again.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use event_listener::EventListener;
@@ -56,8 +57,8 @@ pub enum Action<O> {
 pub struct Context<'a> {
     /// Now.
     pub now: Moment,
-    /// Makes tokens above all seen.
-    pub tokens: &'a dyn Fn() -> Token,
+    /// Makes tokens above all seen, and above the one given.
+    pub tokens: &'a dyn Fn(Token) -> Token,
     /// Draws from `[0, most]`.
     pub jitter: &'a dyn Fn(Duration) -> Duration,
 }
@@ -100,6 +101,8 @@ pub struct Cluster {
     /// This run of this daemon.
     pub proposer: ProposerId,
     batchers: Vec<Batcher>,
+    /// How many want to hear of changes.
+    watchers: AtomicUsize,
 }
 
 impl Cluster {
@@ -117,6 +120,7 @@ impl Cluster {
             tokens: TokenClock::default(),
             proposer,
             batchers,
+            watchers: AtomicUsize::new(0),
         }
     }
 
@@ -136,9 +140,18 @@ impl Cluster {
         self.board.happened(self.runtime.clock.wall_unix_ms(), kind, node, text);
     }
 
-    /// Asks all nodes for, or no longer for, the changes that others announce.
-    pub fn watch_changes(&self, on: bool) {
-        self.batchers.iter().for_each(|batcher| batcher.node().watch_changes(on));
+    /// Somebody more wants to hear of the changes that daemons announce. Each call asks for one [`Cluster::unwatch`].
+    pub fn watch(&self) {
+        if self.watchers.fetch_add(1, Ordering::AcqRel) == 0 {
+            self.batchers.iter().for_each(|batcher| batcher.node().watch_changes(true));
+        }
+    }
+
+    /// Takes one [`Cluster::watch`] back.
+    pub fn unwatch(&self) {
+        if self.watchers.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.batchers.iter().for_each(|batcher| batcher.node().watch_changes(false));
+        }
     }
 
     /// Members that are connected with the memory that the list names, as last seen.
@@ -344,7 +357,10 @@ impl<'a> Drive<'a> {
         let runtime = &self.cluster.runtime;
         call(&Context {
             now: runtime.clock.now(),
-            tokens: &|| self.cluster.tokens.next(runtime.clock.wall_unix_ms()),
+            tokens: &|above| {
+                self.cluster.tokens.observe(above);
+                self.cluster.tokens.next(runtime.clock.wall_unix_ms())
+            },
             jitter: &|most| runtime.entropy.jitter(most),
         })
     }

@@ -109,6 +109,53 @@ impl fmt::Display for LockName {
     }
 }
 
+/// The name of a key: the rules are those of a lock's.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Key(Arc<str>);
+
+impl Key {
+    /// Checks and wraps a name.
+    ///
+    /// # Errors
+    /// [`InvalidName`] says which rule is broken, with the values that matter.
+    pub fn parse(text: &str) -> Result<Self, InvalidName> {
+        check_name(text, limits::NAME_BYTES_MAX)?;
+        Ok(Self(text.into()))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A caller's name for one request, so that a repeat of it is known: a UUID.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct RequestId(pub u64, pub u64);
+
+impl RequestId {
+    /// Reads a UUID (RFC 9562) in either case, with its hyphens or without. `None` for anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let hyphens = |at: usize| matches!(at, 8 | 13 | 18 | 23);
+        let digits: String = match text.len() {
+            32 => text.to_owned(),
+            36 if text.bytes().enumerate().all(|(at, b)| hyphens(at) == (b == b'-')) => text.replace('-', ""),
+            _ => return None,
+        };
+        if !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return None;
+        }
+        let number = u128::from_str_radix(&digits, 16).ok()?;
+        Some(Self((number >> 64) as u64, number as u64))
+    }
+}
+
 /// Who a caller says it is. Two calls with the same owner are the same holder.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Owner(Arc<str>);
@@ -185,6 +232,19 @@ mod tests {
             Err(InvalidName::ControlCharacter { character: 0x7f, offset: 1 })
         );
         assert_eq!(LockName::parse("a\n"), Err(InvalidName::ControlCharacter { character: 0x0a, offset: 1 }));
+    }
+
+    #[test]
+    fn a_request_id_is_a_uuid() {
+        let id = RequestId(0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210);
+        for text in ["01234567-89ab-cdef-fedc-ba9876543210", "0123456789ABCDEFfedcba9876543210"] {
+            assert_eq!(RequestId::parse(text), Some(id), "{text}");
+        }
+        for bad in ["", "1", "01234567-89ab-cdef-fedc-ba987654321", "0123456-789ab-cdef-fedc-ba9876543210"] {
+            assert_eq!(RequestId::parse(bad), None, "{bad}");
+        }
+        assert_eq!(RequestId::parse(&"g".repeat(32)), None);
+        assert_eq!(RequestId::parse(&"ü".repeat(16)), None);
     }
 
     #[test]

@@ -1,10 +1,11 @@
-//! majorityd: distributed locks over gRPC, by majority of independent Redis servers.
+//! majorityd: distributed locks and consistent keys over gRPC, by majority of independent Redis servers.
 //!
 //! The map, from the caller to the servers. Each room's own page has its why.
 //!
 //! * [`cli`] and [`config`]: what is typed and what is set. [`server`] puts everything together, [`telemetry`] logs.
 //! * [`grpc`]: the API; [`proto`] has its generated code. Checks requests, calls a facade, maps errors in one place.
 //! * [`lock`]: locks as pure changes of a value, and the facade with its waiting and its streams.
+//! * [`kv`]: keys as pure changes of a value, and the facade with its watches.
 //! * [`cluster`]: how the cluster is, for people: what each node is worth now, and what may still fail.
 //! * [`register`]: agreement on one value by CASPaxos: the proposer (pure), ages (pure), the line of changes per key.
 //! * [`members`]: whose answers count (pure); [`upkeep`] keeps that list read, repaired and founded.
@@ -23,6 +24,7 @@ pub mod driver;
 pub mod grpc;
 pub mod idle;
 pub mod ids;
+pub mod kv;
 pub mod limits;
 pub mod lock;
 pub mod members;

@@ -10,6 +10,34 @@ pub const OWNER_BYTES_MAX: usize = 512;
 pub const ATTRIBUTES_MAX: usize = 16;
 /// Attributes of a lease, keys and values together, in bytes: every accept of the lock carries them.
 pub const ATTRIBUTES_BYTES_MAX: usize = 4096;
+/// Default of the largest value of a key, in bytes: a round sends it to every node.
+pub const VALUE_BYTES_MAX: usize = 1 << 20;
+/// The largest value that a configuration may allow: a script of Redis holds some copies of it while it runs.
+pub const VALUE_BYTES_CEILING: usize = 16 << 20;
+/// The longest TTL of a key: ten years of microseconds are far below 2^53.
+pub const KEY_TTL_MAX: Duration = Duration::from_secs(3_650 * 86_400);
+/// Default of the longest TTL of a key: what is meant to stay for longer is meant to stay for good.
+pub const KEY_TTL_MAX_DEFAULT: Duration = Duration::from_secs(365 * 86_400);
+/// Items of a batch that a client sends.
+pub const BATCH_ITEMS_MAX: usize = 1_000;
+/// Keys and values of a batch that a client sends, together, in bytes: what servers take in one message unless told
+/// otherwise.
+pub const BATCH_BYTES_TOTAL_MAX: usize = 4 << 20;
+/// Request ids that a key remembers: so many writes of others may come between a request and its repeat. Each takes some
+/// forty bytes of every accept of the key.
+pub const REQUESTS_MAX: usize = 128;
+/// For how long a key remembers request ids after the last: longer than any client repeats.
+pub const REQUESTS_KEPT: Duration = Duration::from_secs(600);
+/// Locks whose tokens fence one key: every accept of the key carries them.
+pub const FENCES_MAX: usize = 16;
+/// For how long a key that was removed remembers its fences: longer than a holder that was paused comes back after.
+pub const FENCES_KEPT: Duration = Duration::from_secs(86_400);
+/// Keys that one watch of a prefix follows: a daemon remembers each, some 100 bytes and its name.
+pub const WATCH_KEYS_MAX: usize = 100_000;
+/// Names of changed keys that wait for one watch to read them; past this it walks through all its keys instead.
+pub const WATCH_PENDING_MAX: usize = 4_096;
+/// Bytes of values that a daemon reads for one page of keys: what a client takes in one message.
+pub const LIST_BYTES_MAX: usize = 3 << 20;
 /// Nodes of a cluster: beyond seven, each round trip costs more than the redundancy is worth.
 pub const NODES_MAX: usize = 7;
 /// Default of the shortest TTL: below a second a pause of a garbage collector loses the lease.

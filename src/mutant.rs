@@ -99,6 +99,8 @@ mutants! {
     RetryAppliesAgain = "retry-applies-again",
     /// A retry whose base was absent does not look at the floors. At most once; section 1.
     RetryIgnoresFloor = "retry-ignores-floor",
+    /// The tokens that a group's changes were given may be those of ballots that follow. A version is used once; section 4.
+    TokensNotReserved = "tokens-not-reserved",
     /// After an accept was sent a retry answers without another. A lone old one must not surface later; section 1.
     AnswersWithoutAccept = "answers-without-accept",
     /// On the warm path a change that changes nothing is answered from the cache. Answers are current; section 1.
@@ -201,6 +203,31 @@ mutants! {
     NoLook = "no-look",
     /// What a client that went away acquired is left to run out; section 4, liveness only.
     NoAbandon = "no-abandon",
+
+    // Keys.
+
+    /// A read believes the first answer that it gets. What was acknowledged is seen; section 1.
+    ReadsFromOne = "reads-from-one",
+    /// A value that has expired is answered as absent although its removal is not agreed on. What is gone stays gone; section 4.
+    AbsentUnagreed = "absent-unagreed",
+    /// A repeated request is done again. A request id is for one request; section 4.
+    RequestIdIgnored = "request-id-ignored",
+    /// A write under a lower token than the key has seen is done. Old holders write no more; section 4.
+    FenceIgnored = "fence-ignored",
+    /// A write under the very token that the key has seen last is refused. A holder writes more than once; section 4, liveness only.
+    FenceRefusesEqual = "fence-refuses-equal",
+    /// Fences go with the value. Who was fenced off while there was one stays so; section 4.
+    FencesGoWithValue = "fences-go-with-value",
+    /// A request that found nothing to do is not remembered. Its repeat does nothing either; section 4.
+    NoOpUnremembered = "no-op-unremembered",
+    /// Requests are remembered for ever. What is removed is forgotten; section 5, liveness only.
+    RequestsNeverAge = "requests-never-age",
+    /// A request is said not to have happened when its last repeat did not. "Nothing happened" is true; section 1.
+    RepeatForgetsDoubt = "repeat-forgets-doubt",
+    /// Versions are counted, and not given by ballots. They grow over forgetting; section 4.
+    VersionsCounted = "versions-counted",
+    /// The warm path does not ask whether anything has aged. What is written often ends, too; section 1.
+    WarmNeverRipe = "warm-never-ripe",
 }
 
 impl Mutant {

@@ -16,10 +16,12 @@ use crate::config::{Recovery, Settings};
 use crate::driver::Cluster;
 use crate::grpc;
 use crate::ids::{NodeIndex, ProposerId};
+use crate::kv::Keys;
+use crate::kv::keys::KeySettings;
 use crate::lock::Locks;
 use crate::lock::locks::LockSettings;
 use crate::node::embedded::{EmbeddedNode, EmbeddedServer};
-use crate::node::keyspace::KIND_LOCK;
+use crate::node::keyspace::{KIND_KEY, KIND_LOCK};
 use crate::node::redis::{RedisNode, RedisOptions, Runs};
 use crate::node::{Hint, HintSink, Identity, Node};
 use crate::quorum::{ClusterSize, InvalidSize};
@@ -27,10 +29,13 @@ use crate::runtime::{Runtime, system};
 use crate::upkeep::comparing::ComparingSettings;
 use crate::upkeep::membership::MembershipSettings;
 use crate::upkeep::recovery::RecoveryMode;
-use crate::upkeep::{self, UpkeepSettings};
+use crate::upkeep::{self, Sweeps, UpkeepSettings};
 
 /// How often it is looked whether a quorum can serve, beside the moments when a node's state changes.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(250);
+
+/// What a message with a value may have besides it, in bytes.
+const MESSAGE_SPARE_BYTES: usize = 1 << 20;
 
 /// How long the daemon takes at its end to give up its places in line; those that stay age.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -79,6 +84,8 @@ pub struct Daemon {
     pub cluster: Arc<Cluster>,
     /// The locks.
     pub locks: Arc<Locks>,
+    /// The keys.
+    pub keys: Keys,
     /// How the cluster is.
     pub observer: Arc<Observer>,
     /// Whether a quorum can serve.
@@ -88,7 +95,7 @@ pub struct Daemon {
 /// Where hints go: the rooms are made after the nodes.
 #[derive(Default)]
 struct HintRouter {
-    locks: OnceLock<Arc<Locks>>,
+    rooms: OnceLock<(Arc<Locks>, Keys)>,
     states: Arc<event_listener::Event>,
 }
 
@@ -99,25 +106,29 @@ impl HintRouter {
     }
 
     fn route(&self, node: NodeIndex, hint: &Hint) {
-        let name_of = |key: &[u8]| {
-            let (kind, name) = std::str::from_utf8(key).ok()?.split_once(':')?;
-            (kind == KIND_LOCK.to_string()).then(|| name.to_owned())
-        };
-        match (hint, self.locks.get()) {
+        match (hint, self.rooms.get()) {
             (Hint::State, _) => drop(self.states.notify(usize::MAX)),
-            (Hint::Wake(key), Some(locks)) => {
-                if let Some(name) = name_of(key) {
-                    locks.on_wake(node, &name);
+            (Hint::Wake(key), Some((locks, _))) => {
+                if let Some((KIND_LOCK, name)) = kind_and_name(key) {
+                    locks.on_wake(node, name);
                 }
             }
-            (Hint::Changed(key), Some(locks)) => {
-                if let Some(name) = name_of(key) {
-                    locks.on_changed(&name);
-                }
-            }
+            (Hint::Changed(key), Some((locks, keys))) => match kind_and_name(key) {
+                Some((KIND_LOCK, name)) => locks.on_changed(name),
+                Some((KIND_KEY, name)) => keys.on_changed(name),
+                Some(_) | None => {}
+            },
             (Hint::Wake(_) | Hint::Changed(_), None) => {}
         }
     }
+}
+
+/// Of a register's key, as hints have it.
+fn kind_and_name(key: &[u8]) -> Option<(char, &str)> {
+    let (kind, name) = std::str::from_utf8(key).ok()?.split_once(':')?;
+    let mut letters = kind.chars();
+    let letter = letters.next().filter(|_| letters.as_str().is_empty())?;
+    Some((letter, name))
 }
 
 impl Daemon {
@@ -139,12 +150,14 @@ impl Daemon {
         let nodes = nodes(&identity, router.sink());
         let cluster = Arc::new(Cluster::new(size, nodes, proposer, runtime.clone()));
         let locks = Arc::new(Locks::new(cluster.clone(), lock_settings(settings)));
-        router.locks.get_or_init(|| locks.clone());
+        let keys = Keys::new(cluster.clone(), key_settings(settings));
+        router.rooms.get_or_init(|| (locks.clone(), keys.clone()));
         let observer = Observer::new(cluster.clone(), facts(settings, &cluster), router.states.clone());
-        upkeep::start(&cluster, upkeep_settings(settings), vec![locks.clone()]);
+        let sweeps: Sweeps = vec![locks.clone(), Arc::new(keys.clone())];
+        upkeep::start(&cluster, upkeep_settings(settings), sweeps);
         let (sender, can_serve) = watch::channel(false);
         runtime.spawner.spawn(watch_quorum(cluster.clone(), router, sender).boxed());
-        Ok(Self { cluster, locks, observer: Arc::new(observer), can_serve })
+        Ok(Self { cluster, locks, keys, observer: Arc::new(observer), can_serve })
     }
 
     /// On the servers that the settings list.
@@ -231,6 +244,10 @@ fn lock_settings(settings: &Settings) -> LockSettings {
     }
 }
 
+fn key_settings(settings: &Settings) -> KeySettings {
+    KeySettings { patience: settings.quorum.patience, look_interval: settings.keys.look_interval }
+}
+
 pub(crate) fn redis_options(settings: &Settings) -> impl Iterator<Item = RedisOptions> + '_ {
     let nodes = &settings.nodes;
     nodes.addresses.iter().map(move |address| {
@@ -255,9 +272,15 @@ fn grpc_settings(settings: &Settings) -> grpc::Settings {
         ttl_min: settings.locks.ttl_min,
         ttl_max: settings.locks.ttl_max,
         ttl_default: settings.locks.ttl_default,
+        key_ttl_max: settings.keys.ttl_max,
+        value_bytes_max: settings.keys.value_bytes_max,
         ..defaults.limits.clone()
     };
     grpc::Settings {
+        // The largest value, and one that is too large by little and gets an answer that says so.
+        message_bytes_max: defaults
+            .message_bytes_max
+            .max(settings.keys.value_bytes_max + MESSAGE_SPARE_BYTES),
         limits,
         deadline_default: settings.grpc.default_timeout,
         shutdown_grace: settings.grpc.shutdown_grace,
@@ -305,6 +328,7 @@ pub async fn run(
     tracing::info!(%listen, cluster = settings.cluster.name, nodes = daemon.cluster.size.nodes(), "serving gRPC");
     let services = grpc::Services {
         locks: daemon.locks,
+        keys: daemon.keys,
         observer: daemon.observer,
         runtime,
         can_serve: daemon.can_serve,
@@ -329,4 +353,29 @@ fn listen_unix(path: &Path) -> Result<UnixListener, ServeError> {
         std::fs::remove_file(path).map_err(failed)?;
     }
     UnixListener::bind(path).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_has_room_for_the_largest_value_and_a_batch() {
+        for (value_bytes_max, least) in [(1, 4 << 20), (1 << 20, 4 << 20), (16 << 20, 16 << 20)] {
+            let mut settings = Settings::default();
+            settings.keys.value_bytes_max = value_bytes_max;
+            let grpc = grpc_settings(&settings);
+            assert!(grpc.message_bytes_max > least, "{value_bytes_max}");
+            assert_eq!(grpc.limits.value_bytes_max, value_bytes_max);
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_register_has_one_letter_before_it() {
+        assert_eq!(kind_and_name(b"k:a:b"), Some(('k', "a:b")));
+        assert_eq!(kind_and_name("l:ü".as_bytes()), Some(('l', "ü")));
+        for other in [&b"k"[..], b":a", b"kl:a", b"k:\xff", b""] {
+            assert_eq!(kind_and_name(other), None, "{other:?}");
+        }
+    }
 }

@@ -36,6 +36,11 @@ impl Token {
         Self((ms << COUNTER_BITS).clamp(1, Self::MAX.0))
     }
 
+    /// So many tokens later, at most [`Token::MAX`].
+    pub fn plus(self, count: u64) -> Self {
+        Self(self.0.saturating_add(count).min(Self::MAX.0))
+    }
+
     /// The number itself.
     pub fn get(self) -> u64 {
         self.0

@@ -59,6 +59,7 @@ impl Stage {
             let address = listener.local_addr().unwrap();
             let services = Services {
                 locks: daemon.locks.clone(),
+                keys: daemon.keys.clone(),
                 observer: daemon.observer.clone(),
                 runtime: system.clone(),
                 can_serve: daemon.can_serve.clone(),

@@ -71,9 +71,14 @@ impl Dev {
         (output.status.success(), text_of(&output))
     }
 
-    /// Calls a method that must succeed.
+    /// Calls a method of locks that must succeed.
     fn call(&self, method: &str, request: &str) -> Value {
-        let (ok, said) = self.grpcurl(&format!("majority.v1.LockService/{method}"), request);
+        self.call_of("LockService", method, request)
+    }
+
+    /// Calls a method that must succeed.
+    fn call_of(&self, service: &str, method: &str, request: &str) -> Value {
+        let (ok, said) = self.grpcurl(&format!("majority.v1.{service}/{method}"), request);
         assert!(ok, "{method}: {said}");
         serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"))
     }
@@ -123,7 +128,7 @@ fn grpcurl_finds_its_way_by_reflection() {
     let dev = Dev::start();
     let (ok, services) = dev.run(&["-plaintext", &dev.address, "list"]);
     assert!(ok, "{services}");
-    for service in ["majority.v1.LockService", "grpc.health.v1.Health"] {
+    for service in ["majority.v1.LockService", "majority.v1.KvService", "grpc.health.v1.Health"] {
         assert!(services.lines().any(|line| line == service), "{services}");
     }
     let (ok, methods) = dev.run(&["-plaintext", &dev.address, "list", "majority.v1.LockService"]);
@@ -230,6 +235,63 @@ fn grpcurl_holds_a_lock_until_it_is_stopped() {
     let mut rest = String::new();
     events.read_to_string(&mut rest).unwrap();
     assert!(!rest.contains("lost"), "{rest}");
+}
+
+/// Typed by hand, without base64 on the way in.
+#[test]
+fn grpcurl_sets_counts_lists_and_deletes_keys() {
+    let dev = Dev::start();
+    let kv = |method: &str, request: &str| dev.call_of("KvService", method, request);
+    assert_eq!(kv("Get", r#"{"key": "greeting"}"#), serde_json::json!({}));
+    let set = kv("Set", r#"{"key": "greeting", "text": "hello", "absent": true, "ttl": "3600s"}"#);
+    let version = &set["keyValue"]["version"];
+    let got = kv("Get", r#"{"key": "greeting"}"#);
+    assert_eq!((&got["keyValue"]["value"], &got["keyValue"]["version"]), (&"aGVsbG8=".into(), version));
+    assert!(got["keyValue"]["remaining"].is_string());
+
+    let counting = r#"{"key": "visits", "request_id": "01234567-89ab-cdef-fedc-ba9876543210"}"#;
+    assert_eq!(kv("Increment", counting)["number"], "1");
+    let again = kv("Increment", counting);
+    assert_eq!((&again["number"], &again["repeated"]), (&"1".into(), &true.into()));
+    let listed = kv("ListKeys", r#"{"with_values": true}"#);
+    let names: Vec<&str> =
+        listed["keys"].as_array().unwrap().iter().map(|found| found["key"].as_str().unwrap()).collect();
+    assert_eq!(names, ["greeting", "visits"]);
+
+    let set_if_absent = r#"{"key": "greeting", "text": "hi", "absent": true}"#;
+    let (ok, said) = dev.grpcurl("majority.v1.KvService/Set", set_if_absent);
+    assert!(!ok, "{said}");
+    for part in ["FailedPrecondition", "PRECONDITION_FAILED", "current_version", version.as_str().unwrap()] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    // The error of one item is shown inside of the answer, with its details.
+    let batch = kv("BatchSet", &format!(r#"{{"items": [{set_if_absent}, {{"key": "b", "text": "2"}}]}}"#));
+    assert_eq!(batch["results"][0]["error"]["details"][0]["reason"], "PRECONDITION_FAILED");
+    assert_eq!(batch["results"][1]["set"]["keyValue"]["key"], "b");
+    let deleted =
+        kv("Delete", &format!(r#"{{"key": "greeting", "version": {version}, "return_previous": true}}"#));
+    assert_eq!((&deleted["deleted"], &deleted["previous"]["value"]), (&true.into(), &"aGVsbG8=".into()));
+}
+
+#[test]
+fn grpcurl_watches_keys_until_it_is_stopped() {
+    let dev = Dev::start();
+    dev.call_of("KvService", "Set", r#"{"key": "job/1", "text": "old"}"#);
+    let request = r#"{"prefix": "job/"}"#;
+    let mut watcher = dev
+        .grpcurl_command(&["-plaintext", "-d", request, &dev.address, "majority.v1.KvService/Watch"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut events = BufReader::new(watcher.stdout.take().unwrap());
+    assert_eq!(next_with(&mut events, "value")["value"]["keyValue"]["key"], "job/1");
+    next_with(&mut events, "synced");
+    dev.call_of("KvService", "Set", r#"{"key": "job/2", "text": "new"}"#);
+    assert_eq!(next_with(&mut events, "value")["value"]["keyValue"]["value"], "bmV3");
+    dev.call_of("KvService", "Delete", r#"{"key": "job/1"}"#);
+    assert_eq!(next_with(&mut events, "removed")["removed"]["key"], "job/1");
+    watcher.kill().unwrap();
+    watcher.wait().unwrap();
 }
 
 /// `tests/foreign/client.py` says which scenarios there are.

@@ -12,6 +12,14 @@ mod crowd;
 mod edge;
 #[path = "grpc/hold.rs"]
 mod hold;
+#[path = "grpc/kv.rs"]
+mod kv;
+#[path = "grpc/kv_many.rs"]
+mod kv_many;
+#[path = "grpc/kv_refusals.rs"]
+mod kv_refusals;
+#[path = "grpc/kv_watch.rs"]
+mod kv_watch;
 #[path = "grpc/look.rs"]
 mod look;
 #[path = "grpc/refusals.rs"]

@@ -17,6 +17,10 @@ mod contention;
 mod going_away;
 #[path = "redis/healing.rs"]
 mod healing;
+#[path = "redis/keys.rs"]
+mod keys;
+#[path = "redis/keys_history.rs"]
+mod keys_history;
 #[path = "redis/nodes_fail.rs"]
 mod nodes_fail;
 #[path = "redis/secrets.rs"]

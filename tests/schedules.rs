@@ -18,6 +18,8 @@ mod forgetting;
 mod joining;
 #[path = "schedules/joins.rs"]
 mod joins;
+#[path = "schedules/keys.rs"]
+mod keys;
 #[path = "schedules/locks.rs"]
 mod locks;
 #[path = "schedules/members.rs"]

@@ -55,6 +55,20 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "kv/",
+        &[
+            "ids",
+            "limits",
+            "mutant",
+            "token",
+            "node::operation",
+            "node::keyspace",
+            "driver::Cluster",
+            "register",
+            "runtime",
+        ],
+    ),
+    (
         "upkeep/",
         &[
             "idle", "ids", "limits", "mutant", "token", "quorum", "members", "node", "driver", "register",
@@ -92,6 +106,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "limits",
             "token",
             "lock",
+            "kv",
             "cluster",
             "proto",
             "runtime",
@@ -147,6 +162,8 @@ const PURE: &[&str] = &[
     "register/reader.rs",
     "lock/change.rs",
     "lock/value.rs",
+    "kv/change.rs",
+    "kv/value.rs",
     "cluster/status.rs",
     "node/keyspace.rs",
     "node/operation.rs",

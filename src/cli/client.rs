@@ -9,10 +9,14 @@ use tonic_types::StatusExt as _;
 
 use super::{EXIT_FAILURE, EXIT_UNAVAILABLE, EXIT_USAGE};
 use crate::proto::v1::cluster_service_client::ClusterServiceClient;
+use crate::proto::v1::kv_service_client::KvServiceClient;
 use crate::proto::v1::lock_service_client::LockServiceClient;
 
 /// A client of the lock service.
 pub type Client = LockServiceClient<Channel>;
+
+/// A client of the key service.
+pub type KvClient = KvServiceClient<Channel>;
 
 /// Exit code: not now, perhaps later (EX_TEMPFAIL).
 pub const EXIT_TRY_LATER: u8 = 75;
@@ -87,6 +91,11 @@ impl Daemons {
     /// The same of the cluster service.
     pub fn cluster_client(&self) -> ClusterServiceClient<Channel> {
         ClusterServiceClient::new(self.target().endpoint.connect_lazy())
+    }
+
+    /// The same of the key service.
+    pub fn kv_client(&self) -> KvClient {
+        KvServiceClient::new(self.target().endpoint.connect_lazy())
     }
 
     /// How many there are.

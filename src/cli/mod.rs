@@ -6,6 +6,7 @@ pub mod check;
 pub mod client;
 pub mod dev;
 pub mod guard;
+pub mod kv;
 pub mod lock;
 pub mod locks;
 mod say;
@@ -71,6 +72,8 @@ pub enum Command {
     Lock(lock::Lock),
     /// Look at locks, or release one by force
     Locks(locks::Locks),
+    /// Read, write, list and watch keys
+    Kv(kv::Kv),
     /// Show how the cluster is: its nodes, whether a quorum serves, and what may still fail
     ///
     /// Asks one daemon, which answers from what it knows, also when no quorum of nodes can be reached. (`check` asks the
@@ -175,6 +178,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Check(command) => block_on(command.run()),
         Command::Lock(command) => block_on(command.run()),
         Command::Locks(command) => block_on(command.run()),
+        Command::Kv(command) => block_on(command.run()),
         Command::Status(command) => block_on(command.run()),
     }
 }

@@ -72,6 +72,8 @@ pub struct Settings {
     pub grpc: Grpc,
     /// Leases and waiting.
     pub locks: Locks,
+    /// Values under names.
+    pub keys: Keys,
     /// Patience with a minority of nodes.
     pub quorum: Quorum,
     /// Nodes that come back, and what they have missed.
@@ -270,6 +272,30 @@ impl Default for Locks {
     }
 }
 
+/// `[keys]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Keys {
+    /// The longest time to live that a call may ask for; the shortest is a second.
+    #[serde(with = "duration_text")]
+    pub ttl_max: Duration,
+    /// The largest value that a call may set, in bytes.
+    pub value_bytes_max: usize,
+    /// About how often a watch of a key looks by itself, in case nothing told it of a change.
+    #[serde(with = "duration_text")]
+    pub look_interval: Duration,
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self {
+            ttl_max: limits::KEY_TTL_MAX_DEFAULT,
+            value_bytes_max: limits::VALUE_BYTES_MAX,
+            look_interval: Duration::from_secs(5),
+        }
+    }
+}
+
 /// `[quorum]`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -430,6 +456,19 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
+/// As people write it. Months and years have no length that people agree on, so a long one is in days.
+fn duration_as_text(length: Duration) -> String {
+    const DAY: u64 = 86_400;
+    match length.as_secs() / DAY {
+        0..=1 => humantime::format_duration(length).to_string(),
+        days => {
+            let rest = length - Duration::from_secs(days * DAY);
+            let rest = (!rest.is_zero()).then(|| format!(" {}", humantime::format_duration(rest)));
+            format!("{days}days{}", rest.unwrap_or_default())
+        }
+    }
+}
+
 /// Durations as people write them: `30s`, `1m 30s`, `500ms`.
 mod duration_text {
     use std::time::Duration;
@@ -437,7 +476,7 @@ mod duration_text {
     use serde::{Deserialize, Deserializer, Serializer, de};
 
     pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&humantime::format_duration(*duration))
+        serializer.collect_str(&crate::config::duration_as_text(*duration))
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
-use super::{Grpc, Healing, Locks, Nodes, Problem, Settings};
+use super::{Grpc, Healing, Keys, Locks, Nodes, Problem, Settings, duration_as_text};
 use crate::limits;
 
 /// Longest name of a cluster: it is part of the scripts and of the names of channels.
@@ -42,6 +42,7 @@ pub fn validate(settings: &Settings, nodes: NodesFrom) -> Vec<Problem> {
     check_nodes(&mut found, &settings.nodes);
     check_grpc(&mut found, &settings.grpc);
     check_locks(&mut found, &settings.locks);
+    check_keys(&mut found, &settings.keys);
     check_healing(&mut found, &settings.healing);
     check_between(&mut found, settings);
     if let Err(error) = EnvFilter::builder().parse(&settings.log.filter) {
@@ -82,8 +83,8 @@ impl Found {
     }
 }
 
-fn duration(value: Duration) -> humantime::FormattedDuration {
-    humantime::format_duration(value)
+fn duration(value: Duration) -> String {
+    duration_as_text(value)
 }
 
 fn quoted(value: impl Display) -> String {
@@ -178,6 +179,12 @@ fn check_locks(found: &mut Found, locks: &Locks) {
     }
     found.duration("locks.offer_grace", locks.offer_grace, TTL_FLOOR, WAIT_MAX);
     found.duration("locks.look_interval", locks.look_interval, TTL_FLOOR, WAIT_MAX);
+}
+
+fn check_keys(found: &mut Found, keys: &Keys) {
+    found.duration("keys.ttl_max", keys.ttl_max, limits::TTL_MIN, limits::KEY_TTL_MAX);
+    found.count("keys.value_bytes_max", keys.value_bytes_max, limits::VALUE_BYTES_CEILING);
+    found.duration("keys.look_interval", keys.look_interval, TTL_FLOOR, WAIT_MAX);
 }
 
 fn check_healing(found: &mut Found, healing: &Healing) {
@@ -283,6 +290,11 @@ mod tests {
             (|s| s.locks.waiters_per_name_max = 70_000, "locks.waiters_per_name_max = 70000", "65536"),
             (|s| s.locks.offer_grace = seconds(61), "locks.offer_grace = \"1m 1s\"", "1m"),
             (|s| s.locks.look_interval = Duration::ZERO, "locks.look_interval = \"0s\"", "100ms"),
+            (|s| s.keys.ttl_max = Duration::ZERO, "keys.ttl_max = \"0s\"", "from 1s to 3650days"),
+            (|s| s.keys.ttl_max = seconds(3_650 * 86_400 + 1), "keys.ttl_max = \"3650days 1s\"", "3650days"),
+            (|s| s.keys.value_bytes_max = 0, "keys.value_bytes_max = 0", "from 1 to 16777216"),
+            (|s| s.keys.value_bytes_max = (16 << 20) + 1, "keys.value_bytes_max = 16777217", "16777216"),
+            (|s| s.keys.look_interval = Duration::ZERO, "keys.look_interval = \"0s\"", "100ms"),
             (|s| s.log.filter = "majorityd=loud".into(), "log.filter = \"majorityd=loud\"", "directives"),
         ];
         for (change, setting, rule) in rows {

@@ -7,7 +7,7 @@ use futures::stream::BoxStream;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
-use super::convert::{self, Limits};
+use super::convert::{Limits, cluster as convert};
 use super::status;
 use super::streams;
 use crate::cluster::Observer;

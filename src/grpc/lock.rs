@@ -8,7 +8,7 @@ use futures::stream::BoxStream;
 use tokio::sync::watch;
 use tonic::{Extensions, Request, Response, Status};
 
-use super::convert::{self, Limits};
+use super::convert::{Limits, lock as convert};
 use super::layers::CallTime;
 use super::status::{self, Repeat};
 use super::streams::{self, failed};

@@ -2,15 +2,17 @@
 //!
 //! ```text
 //! listener -> Connection (counts) -> CallLayer (deadline, limits, span) -> LockApi -> Locks
+//!                                                                       -> KvApi -> Keys
 //!                                                                       -> ClusterApi -> Observer
 //!                                                                       -> health, reflection v1 and v1alpha
 //! ```
 //!
-//! Read [`lock`] and [`cluster`] for the handlers, [`convert`] for what is checked, [`status`] for errors and [`layers`] for what every
-//! call goes through. Nothing here decides anything about locks.
+//! Read [`lock`], [`kv`] and [`cluster`] for the handlers, [`convert`] for what is checked, [`status`] for errors and [`layers`] for
+//! what every call goes through. Nothing here decides anything about locks or keys.
 
 pub mod cluster;
 pub mod convert;
+pub mod kv;
 pub mod layers;
 pub mod lock;
 pub mod status;
@@ -35,13 +37,16 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
 
 use crate::cluster::Observer;
+use crate::kv::Keys;
 use crate::lock::Locks;
 use crate::proto::FILE_DESCRIPTOR_SET;
 use crate::proto::v1::cluster_service_server::ClusterServiceServer;
+use crate::proto::v1::kv_service_server::KvServiceServer;
 use crate::proto::v1::lock_service_server::LockServiceServer;
 use crate::runtime::{Clock, Runtime};
 use cluster::ClusterApi;
 use convert::Limits;
+use kv::KvApi;
 use layers::{CallLayer, Connection, Gauge};
 use lock::LockApi;
 
@@ -101,6 +106,8 @@ impl Default for Settings {
 pub struct Services {
     /// Behind `LockService`.
     pub locks: Arc<Locks>,
+    /// Behind `KvService`.
+    pub keys: Keys,
     /// Behind `ClusterService`.
     pub observer: Arc<Observer>,
     /// Clock and tasks.
@@ -138,6 +145,13 @@ pub fn routes(
         deadline_default: services.settings.deadline_default,
         stopping: stopping.clone(),
     };
+    let keys = KvApi {
+        keys: services.keys.clone(),
+        clock: services.runtime.clock.clone(),
+        limits: services.settings.limits.clone(),
+        deadline_default: services.settings.deadline_default,
+        stopping: stopping.clone(),
+    };
     let cluster = ClusterApi {
         observer: services.observer.clone(),
         clock: services.runtime.clock.clone(),
@@ -146,9 +160,11 @@ pub fn routes(
     };
     let bytes_max = services.settings.message_bytes_max;
     let locks = LockServiceServer::new(api).max_decoding_message_size(bytes_max);
+    let keys = KvServiceServer::new(keys).max_decoding_message_size(bytes_max);
     let cluster = ClusterServiceServer::new(cluster).max_decoding_message_size(bytes_max);
     // Older clients and many tools ask for v1alpha only.
     Ok(Routes::new(locks)
+        .add_service(keys)
         .add_service(cluster)
         .add_service(health)
         .add_service(reflection().build_v1()?)
@@ -217,6 +233,7 @@ pub async fn serve(
         report_stopped(&reporter).await;
         stop.send_replace(true);
         services.locks.shut_down();
+        services.keys.shut_down();
         close_health_watches(reporter.clone()).await;
         clock.sleep_until(clock.now() + settings.shutdown_grace).await;
     };
@@ -288,7 +305,8 @@ fn paced<T>(
 }
 
 /// The names under which it is reported whether a quorum can serve: the daemon as a whole, and each service that needs one.
-const QUORUM_NAMES: [&str; 2] = ["", <LockServiceServer<LockApi> as NamedService>::NAME];
+const QUORUM_NAMES: [&str; 3] =
+    ["", <LockServiceServer<LockApi> as NamedService>::NAME, <KvServiceServer<KvApi> as NamedService>::NAME];
 /// The services that serve for as long as the daemon runs.
 const STEADY_NAMES: [&str; 1] = [<ClusterServiceServer<ClusterApi> as NamedService>::NAME];
 

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tonic::{Extensions, Status};
 
 use super::layers::CallTime;
-use super::status::{self, Repeat};
+use super::status::{Fault, Repeat};
 use crate::lock::LockError;
 use crate::register::RegisterError;
 use crate::runtime::Clock;
@@ -36,7 +36,7 @@ pub fn until_deadline<T: Send + 'static>(
             Either::Left((Some(event), timer)) => Some((event, Some((events, timer)))),
             Either::Left((None, _)) => None,
             Either::Right(_) => {
-                let error = LockError::Register(RegisterError::DeadlineExceeded { waited });
+                let error = RegisterError::DeadlineExceeded { waited };
                 Some((Err(failed(&error, Repeat::Harmless)), None))
             }
         }
@@ -58,7 +58,7 @@ pub fn until_stopped<T: Send + 'static>(
 }
 
 /// The edge is where an error is logged, with all its causes.
-pub fn failed(error: &LockError, repeat: Repeat) -> Status {
+pub fn failed(error: &impl Fault, repeat: Repeat) -> Status {
     tracing::debug!(error = error as &dyn std::error::Error, "failed");
-    status::lock(error, repeat)
+    error.status(repeat)
 }

@@ -173,7 +173,7 @@ fn apply(old: &str, change: &LockChange) -> (String, String) {
 fn apply_as(old: &str, change: &LockChange, ballot: Ballot) -> (String, String) {
     let (old, aged) = value(old);
     let ages = ages(&old, &aged);
-    match LockKind::apply(change, &old, &Attempt { ballot, ages: &ages }) {
+    match LockKind::apply(change, &old, &Attempt::new(ballot, &ages)) {
         Verdict::Unchanged(answer) => ("same".to_owned(), answer_words(&answer)),
         Verdict::Changed(new, answer) => {
             check(&new);
@@ -310,7 +310,7 @@ fn attributes_of_a_lease_taken_again_are_replaced_only_by_others() {
     let pair = |text: &str| vec![("on".to_owned(), text.to_owned())];
     old.holder.as_mut().expect("held").attributes = pair("here");
     let unasked = ages(&old, &[]);
-    let attempt = Attempt { ballot: ballot(NOW, 1), ages: &unasked };
+    let attempt = Attempt::new(ballot(NOW, 1), &unasked);
     for (given, kept) in [(vec![], pair("here")), (pair("there"), pair("there"))] {
         let change = LockChange::Acquire(Acquire { attributes: given, ..once() });
         let Verdict::Changed(new, _) = LockKind::apply(&change, &old, &attempt) else { panic!("held") };
@@ -776,7 +776,7 @@ proptest! {
                 .collect();
             let ages = ages(&value, &aged);
             let change = change_of(&step, &value);
-            match LockKind::apply(&change, &value, &Attempt { ballot: current, ages: &ages }) {
+            match LockKind::apply(&change, &value, &Attempt::new(current, &ages)) {
                 Verdict::Unchanged(answer) => check_step(&value, &value, &change, &answer, &aged),
                 Verdict::Changed(new, answer) => {
                     check_step(&value, &new, &change, &answer, &aged);

@@ -3,7 +3,6 @@
 //! Announcements say when to look; a slow, jittered look is the fallback. What is told was always read by quorum.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -26,7 +25,6 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) struct Watching {
     /// Never iterated over, so its order does not matter. With the number of watchers.
     names: Mutex<HashMap<String, (Arc<Event>, usize)>>,
-    total: AtomicUsize,
 }
 
 impl Watching {
@@ -60,9 +58,7 @@ impl Watcher {
             *count += 1;
             event.clone()
         };
-        if inner.watching.total.fetch_add(1, Ordering::AcqRel) == 0 {
-            inner.registers.cluster().watch_changes(true);
-        }
+        inner.registers.cluster().watch();
         Self { inner, name, event, told: None, failed: false }
     }
 
@@ -116,9 +112,7 @@ impl Drop for Watcher {
             }
         }
         drop(names);
-        if self.inner.watching.total.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.inner.registers.cluster().watch_changes(false);
-        }
+        self.inner.registers.cluster().unwatch();
     }
 }
 

@@ -5,7 +5,9 @@
 //! | `majorityd:node` | string | the node record, below | the handshake, `found`, `begin_join`, `merge`, `end_join` | never |
 //! | `majorityd:r:m:` | string | the record of the member list | `prepare` and `accept`, ungated; `merge` | never |
 //! | `majorityd:r:l:NAME` | string | the record of the lock NAME | `prepare`, `accept`, `merge` | with `forget`, and when a join removes old data |
+//! | `majorityd:r:k:NAME` | string | the record of the key NAME | as that of a lock | as that of a lock |
 //! | `majorityd:i:l` | sorted set | names of the locks that are held or waited for; a hint | `accept`, `merge`, `forget` | when empty, and when a join removes old data |
+//! | `majorityd:i:k` | sorted set | names of the keys that have a value, or remember requests or fences; a hint | as `majorityd:i:l` | as `majorityd:i:l` |
 //! | `majorityd:floor` | string | the highest promise ever forgotten, as 16 bytes | `forget`, `merge` | with `begin_join`, unless of a recovery |
 //! | `majorityd:writes` | string | how many batches have changed a record, in decimal | every batch that does | with `begin_join`, unless of a recovery |
 //! | `majorityd:seen` | string | for each node `[microseconds, memory, writes]`: when a daemon last said that it reached it, by this node's clock, and the highest count out of the memory last told of; a hint | `report` | never |
@@ -38,6 +40,8 @@ use crate::ids::ProposerId;
 pub const KIND_MEMBERS: char = 'm';
 /// Kind of a lock's register.
 pub const KIND_LOCK: char = 'l';
+/// Kind of a key's register.
+pub const KIND_KEY: char = 'k';
 /// The node record.
 pub const NODE_KEY: &str = "majorityd:node";
 /// The highest promise ever forgotten.

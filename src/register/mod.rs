@@ -40,7 +40,7 @@ pub use sweep::Sweep;
 
 use crate::ids::ProposerId;
 use crate::node::operation::Stamp;
-use crate::token::Ballot;
+use crate::token::{Ballot, Token};
 
 /// One kind of register: a lock, a key, a queue's item.
 pub trait Kind: Send + Sync + 'static {
@@ -72,6 +72,11 @@ pub trait Kind: Send + Sync + 'static {
     /// Whether the change is but a glance: it mostly changes nothing, and a guarded record need not be promised for it.
     fn is_glance(change: &Self::Change) -> bool;
 
+    /// Whether the change only looks: it begins with a read, and changes something only where something has aged.
+    fn is_look(_: &Self::Change) -> bool {
+        false
+    }
+
     /// What ages in the value, and after how long. The first is the guard's, if the value has a guard.
     fn stamps(value: &Self::Value) -> Vec<(Stamp, Duration)>;
 
@@ -100,6 +105,21 @@ pub struct Attempt<'a> {
     pub ballot: Ballot,
     /// For how long stamps have been held.
     pub ages: &'a Ages,
+    /// Where the change stands in its group, from 0.
+    pub place: u32,
+}
+
+impl<'a> Attempt<'a> {
+    /// For the first of a group.
+    pub fn new(ballot: Ballot, ages: &'a Ages) -> Self {
+        Self { ballot, ages, place: 0 }
+    }
+
+    /// A token that no other change of the register is given, above those of all changes before it: the ballot's for the
+    /// first of a group, the ones after it for the others. The proposer keeps them from the ballots that follow.
+    pub fn token(&self) -> Token {
+        self.ballot.token.plus(self.place.into())
+    }
 }
 
 /// What a change makes of a value.

@@ -20,12 +20,15 @@ use crate::mutant::{self, Mutant};
 use crate::node::operation::{Accept, Answer, Operation, Record, RegisterKey, Stamp};
 use crate::quorum::{self, ClusterSize, Tally};
 use crate::runtime::Moment;
-use crate::token::Ballot;
+use crate::token::{Ballot, Token};
 
 /// How long the machine waits for more answers where clocks differ on whether a stamp has aged.
 const SETTLE: Duration = Duration::from_millis(50);
 /// First and longest pause after a conflict; each is drawn from zero up to twice the one before.
 const CONFLICT_PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(250));
+/// How often a read that meets a write is repeated before the write is finished, and the longest pause before that.
+const LOOKS_MAX: u32 = 3;
+const LOOK_PAUSE: Duration = Duration::from_millis(4);
 /// Longest pause where nodes could not be asked.
 const UNREACHABLE_PAUSE: Duration = Duration::from_millis(100);
 
@@ -182,9 +185,19 @@ enum Plan<A> {
 #[derive(Debug)]
 enum Phase<K: Kind> {
     Idle,
-    Reading { tally: Tally, answers: Vec<(NodeIndex, Option<Record>)> },
+    /// Resting before another read.
+    Looking,
+    Reading {
+        tally: Tally,
+        answers: Vec<(NodeIndex, Option<Record>)>,
+    },
     Preparing(Preparing),
-    Accepting { tally: Tally, maybe_taken: bool, plan: Plan<K::Answer>, warm: Warm<K::Value> },
+    Accepting {
+        tally: Tally,
+        maybe_taken: bool,
+        plan: Plan<K::Answer>,
+        warm: Warm<K::Value>,
+    },
 }
 
 #[derive(Debug)]
@@ -209,6 +222,8 @@ pub struct Proposer<K: Kind> {
     sent: Vec<Sent<K::Answer>>,
     first_ballot: Option<Ballot>,
     conflicts: u32,
+    /// How often a read was repeated.
+    looks: u32,
     too_far_ahead: bool,
 }
 
@@ -233,6 +248,7 @@ impl<K: Kind> Proposer<K> {
             sent: Vec::new(),
             first_ballot: None,
             conflicts: 0,
+            looks: 0,
             too_far_ahead: false,
         }
     }
@@ -247,11 +263,12 @@ impl<K: Kind> Proposer<K> {
     fn start_warm(&mut self, context: &Context<'_>) -> Option<Step<K>> {
         let warm = self.warm.as_ref()?;
         // By this daemon's clock a stamp may have aged: the change must be given the ages.
-        if warm.ripe.iter().any(|(_, at)| *at <= context.now) {
+        let is_ripe = warm.ripe.iter().any(|(_, at)| *at <= context.now);
+        if is_ripe && !mutant::is_on(Mutant::WarmNeverRipe) {
             return None;
         }
         let ages = Ages::unasked(self.size);
-        let applied = self.apply(&warm.value, &Attempt { ballot: warm.next, ages: &ages });
+        let applied = self.apply(&warm.value, &Attempt::new(warm.next, &ages));
         if !applied.changed && mutant::is_on(Mutant::WarmAnswers) {
             let fates = applied.fates.into_iter().map(|fate| fate.unchanged(Ballot::ZERO)).collect();
             return Some(Action::Done(Decided { fates, warm: self.warm.take(), seen: None }));
@@ -277,18 +294,20 @@ impl<K: Kind> Proposer<K> {
 
     fn on_read(&mut self, context: &Context<'_>) -> Step<K> {
         let Phase::Reading { tally, answers } = &self.phase else { unreachable!("called while reading") };
+        let enough = tally.yes() > 0 && mutant::is_on(Mutant::ReadsFromOne);
         match tally.verdict() {
+            _ if enough => {}
             quorum::Verdict::Pending => return Action::Wait(None),
             quorum::Verdict::Impossible => return self.prepare(true, context),
             quorum::Verdict::Reached => {}
         }
         let agreement = agree(answers.iter().map(|(_, record)| record.as_ref()), self.size);
-        if !agreement.committed && !mutant::is_on(Mutant::AnswersUnfinished) {
+        if !agreement.committed && !enough && !mutant::is_on(Mutant::AnswersUnfinished) {
             // A write may be on its way to the slow ones; if waiting does not help, finishing it does.
             return if tally.outstanding() > 0 {
                 Action::Wait(Some(SETTLE))
             } else {
-                self.prepare(true, context)
+                self.look_again(context)
             };
         }
         let base = match self.base_of(agreement.highest, &[]) {
@@ -296,7 +315,7 @@ impl<K: Kind> Proposer<K> {
             Err(error) => return self.done_all(&Fate::Unreadable(error)),
         };
         let ages = self.ages(answers.iter().filter_map(|(_, record)| record.as_ref()), tally.outstanding());
-        let applied = self.apply(&base.value, &Attempt { ballot: Ballot::ZERO, ages: &ages });
+        let applied = self.apply(&base.value, &Attempt::new(Ballot::ZERO, &ages));
         if applied.changed || applied.fates.contains(&Placeholder::Deferred) {
             return self.prepare(false, context);
         }
@@ -308,10 +327,21 @@ impl<K: Kind> Proposer<K> {
         Action::Done(Decided { fates, warm: self.warm.take(), seen })
     }
 
+    /// A write is half way on all that answered. A prepare would take the promise from whoever is writing, so it is given
+    /// a moment to finish.
+    fn look_again(&mut self, context: &Context<'_>) -> Step<K> {
+        if self.looks == LOOKS_MAX {
+            return self.prepare(true, context);
+        }
+        self.looks += 1;
+        self.phase = Phase::Looking;
+        Action::Rest((context.jitter)(LOOK_PAUSE))
+    }
+
     // ---- prepare
 
     fn prepare(&mut self, soft: bool, context: &Context<'_>) -> Step<K> {
-        let ballot = Ballot { token: (context.tokens)(), proposer: self.proposer };
+        let ballot = Ballot { token: (context.tokens)(Token::ZERO), proposer: self.proposer };
         self.first_ballot.get_or_insert(ballot);
         let glances = self.entries.iter().all(|entry| K::is_glance(&entry.change));
         // Once an accept was sent only a promise will do.
@@ -361,7 +391,7 @@ impl<K: Kind> Proposer<K> {
         if !self.may_apply(&base, floor) {
             return self.done_all(&Fate::Unknown);
         }
-        let applied = self.apply(&base.value, &Attempt { ballot, ages: &ages });
+        let applied = self.apply(&base.value, &Attempt::new(ballot, &ages));
         if ages.is_undecided() && !settled {
             return Action::Wait(Some(SETTLE));
         }
@@ -451,7 +481,7 @@ impl<K: Kind> Proposer<K> {
         plan: Plan<K::Answer>,
         context: &Context<'_>,
     ) -> Step<K> {
-        let next = (context.tokens)();
+        let next = (context.tokens)(self.last_token(ballot));
         let stamps = K::stamps(&made.value);
         let guard = match stamps.first() {
             Some((_, length)) if K::is_guarded(&made.value) => *length,
@@ -528,6 +558,14 @@ impl<K: Kind> Proposer<K> {
 
     // ---- small things
 
+    /// The last token that an attempt with this ballot can have given to a change of the group: [`Attempt::token`].
+    fn last_token(&self, ballot: Ballot) -> Token {
+        if mutant::is_on(Mutant::TokensNotReserved) {
+            return Token::ZERO;
+        }
+        ballot.token.plus(self.entries.len().saturating_sub(1) as u64)
+    }
+
     fn rest(&mut self, context: &Context<'_>) -> Step<K> {
         self.phase = Phase::Idle;
         let (first, longest) = CONFLICT_PAUSE;
@@ -572,7 +610,8 @@ impl<K: Kind> Proposer<K> {
         let mut applied =
             Applied { value: old.clone(), changed: false, fates: Vec::with_capacity(self.entries.len()) };
         let mut closed = false;
-        for entry in &self.entries {
+        for (entry, place) in self.entries.iter().zip(0..) {
+            let attempt = &Attempt { place, ..*attempt };
             let fate = if entry.claim.is_withdrawn() {
                 Placeholder::Withdrawn
             } else if closed {
@@ -663,11 +702,10 @@ impl<K: Kind> Machine for Proposer<K> {
     type Outcome = Decided<K>;
 
     fn start(&mut self, context: &Context<'_>) -> Step<K> {
-        if self.entries.is_empty() {
-            return self.read();
-        }
+        let looks = self.entries.iter().all(|entry| K::is_look(&entry.change));
         match self.start_warm(context) {
             Some(step) => step,
+            None if looks => self.read(),
             None => self.prepare(true, context),
         }
     }
@@ -677,7 +715,7 @@ impl<K: Kind> Machine for Proposer<K> {
             self.conflicts += 1;
         }
         match &mut self.phase {
-            Phase::Idle => Action::Wait(None),
+            Phase::Idle | Phase::Looking => Action::Wait(None),
             Phase::Reading { tally, answers } => {
                 let Word::Answer(Answer::Record(record)) = word else {
                     tally.count(node, false);
@@ -714,6 +752,7 @@ impl<K: Kind> Machine for Proposer<K> {
         match &self.phase {
             Phase::Preparing(_) => self.on_prepare(true, context),
             Phase::Accepting { .. } => self.rest(context),
+            Phase::Looking => self.read(),
             Phase::Idle | Phase::Reading { .. } => self.prepare(false, context),
         }
     }
@@ -724,7 +763,7 @@ impl<K: Kind> Machine for Proposer<K> {
         }
         let fresh = Tally::new(self.size);
         match &mut self.phase {
-            Phase::Idle => {}
+            Phase::Idle | Phase::Looking => {}
             Phase::Reading { tally, answers } => {
                 *tally = fresh;
                 answers.clear();

@@ -24,6 +24,8 @@ enum Append {
     /// Only if the stamp of the last append has aged by ten seconds.
     IfAged(u8),
     Nothing,
+    /// A look.
+    Look,
     NotThisRound,
 }
 
@@ -61,7 +63,7 @@ impl Kind for Appending {
         let aged = || old.stamp.is_none_or(|stamp| attempt.ages.is_aged(stamp, TEN));
         match change {
             Append::NotThisRound => Verdict::Deferred,
-            Append::Nothing => Verdict::Unchanged(old.numbers.len()),
+            Append::Nothing | Append::Look => Verdict::Unchanged(old.numbers.len()),
             Append::IfAged(_) if !aged() => Verdict::Unchanged(old.numbers.len()),
             Append::One(number) | Append::IfAged(number) => {
                 let mut numbers = old.numbers.clone();
@@ -73,7 +75,11 @@ impl Kind for Appending {
     }
 
     fn is_glance(change: &Append) -> bool {
-        matches!(change, Append::IfAged(_))
+        matches!(change, Append::IfAged(_) | Append::Look)
+    }
+
+    fn is_look(change: &Append) -> bool {
+        *change == Append::Look
     }
 
     fn stamps(value: &Numbers) -> Vec<(Stamp, Duration)> {
@@ -133,8 +139,8 @@ impl Bench {
 
     fn with<T>(&mut self, call: impl FnOnce(&mut Proposer<Appending>, &Context<'_>) -> T) -> T {
         let token = &self.token;
-        let tokens = || {
-            token.set(token.get() + 1);
+        let tokens = |above: Token| {
+            token.set(token.get().max(above.get()) + 1);
             Token::new(token.get()).unwrap()
         };
         call(&mut self.proposer, &Context { now: self.now, tokens: &tokens, jitter: &|most| most })
@@ -238,7 +244,7 @@ fn a_cold_change_takes_two_rounds_and_leaves_a_promise() {
     let accept = accept_of(&bench.hear_two(&promised(absent())));
     assert_eq!((accept.ballot, accept.vid), (ballot(100, ME), ballot(100, ME)));
     assert_eq!(accept.recent, [Ballot::ZERO], "absent is the value before it");
-    assert_eq!(accept.next.get(), 101);
+    assert_eq!(accept.next.get(), 102, "101 is the token of the group's second change");
     let expected = Numbers { numbers: vec![1, 2], stamp: Some(stamp(ballot(100, ME))) };
     assert_eq!(accept.value, Appending::encode(&expected));
     let end = decided(bench.hear_two(&accepted()));
@@ -510,4 +516,50 @@ fn a_round_sent_again_under_another_list_counts_anew() {
         bench.hear(node, Word::Refused);
     }
     assert_eq!(bench.proposer.give_up().fates, [Fate::Unknown], "a node took it under the other list");
+}
+
+fn read(record: &Record) -> Word {
+    Word::Answer(Answer::Record(Some(record.clone())))
+}
+
+fn is_read(step: &Step) -> bool {
+    matches!(step, Action::Send(Operation::Read { .. }))
+}
+
+#[test]
+fn looks_share_one_read_and_take_nobodys_promise() {
+    let held = record(ballot(50, OTHER), ballot(50, OTHER), &[], &numbers(&[1, 2]), TEN);
+    let mut bench = Bench::new(&[Append::Look, Append::Look]);
+    assert!(is_read(&bench.start()));
+    assert_eq!(answers(&decided(bench.hear_two(&read(&held)))), [Some(2), Some(2)]);
+
+    let mut bench = Bench::new(&[Append::Look, Append::One(3)]);
+    prepare_of(&bench.start());
+}
+
+#[test]
+fn a_look_that_meets_a_write_gives_it_a_moment_before_it_finishes_it() {
+    let old = record(ballot(50, OTHER), ballot(50, OTHER), &[], &numbers(&[1]), TEN);
+    let new = record(ballot(60, OTHER), ballot(60, OTHER), &[ballot(50, OTHER)], &numbers(&[1, 2]), TEN);
+    let mut bench = Bench::new(&[Append::Look]);
+    bench.start();
+    let meet = |bench: &mut Bench| {
+        bench.hear(0, read(&new));
+        assert!(matches!(bench.hear(1, read(&old)), Action::Wait(Some(_))), "the third may settle it");
+        bench.hear(2, read(&old))
+    };
+    for _ in 0..3 {
+        assert!(matches!(meet(&mut bench), Action::Rest(_)));
+        assert!(is_read(&bench.wake()));
+    }
+    assert!(prepare_of(&meet(&mut bench)).1, "its writer has stopped: it is finished now");
+    bench.hear(0, promised(new.clone()));
+    let accept = accept_of(&bench.hear(1, promised(old)));
+    assert_eq!(accept.vid, new.vid, "as it was written");
+    assert_eq!(answers(&decided(bench.hear_two(&accepted()))), [Some(2)]);
+
+    let mut bench = Bench::new(&[Append::Look]);
+    bench.start();
+    bench.hear(0, read(&new));
+    assert_eq!(answers(&decided(bench.hear(1, read(&new)))), [Some(2)], "it was over in time");
 }

@@ -363,7 +363,7 @@ mod tests {
             let size = ClusterSize::new(3).unwrap();
             let age = vec![(Stamp { ballot: ballot(1), ordinal: 0 }, Duration::from_secs(2))];
             let ages = Ages::of(size, vec![age.clone(), age], 0);
-            let verdict = CellKind::apply(&change, old, &Attempt { ballot: ballot(2), ages: &ages });
+            let verdict = CellKind::apply(&change, old, &Attempt::new(ballot(2), &ages));
             let answer = CellAnswer { old: before, new: after, expired };
             let expected = match new {
                 Some(new) => Verdict::Changed(new.clone(), answer),

@@ -1,7 +1,6 @@
 //! Clients of [cells](super::cell): they call whichever daemon, note what they are told, and [`judge`] what they noted.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -190,6 +189,17 @@ pub struct Judged {
     pub undecided: Vec<String>,
 }
 
+impl Judged {
+    /// One call more.
+    pub fn count<A>(&mut self, fate: &Fate<A>) {
+        match fate {
+            Fate::Answered(_) => self.answered += 1,
+            Fate::NotApplied(_) => self.not_applied += 1,
+            Fate::UnderWay | Fate::Unknown(_) => self.unknown += 1,
+        }
+    }
+}
+
 /// Whether every cell's calls can be put in one order; see [`super::linearizable`]. For each cell the model is asked at
 /// most `steps_max` times.
 ///
@@ -198,13 +208,7 @@ pub struct Judged {
 pub fn judge(history: &CellHistory, steps_max: u64) -> Result<Judged, String> {
     let mut judged = Judged::default();
     for (key, calls) in history.keys() {
-        for call in &calls.0 {
-            match call.fate {
-                Fate::Answered(_) => judged.answered += 1,
-                Fate::NotApplied(_) => judged.not_applied += 1,
-                Fate::UnderWay | Fate::Unknown(_) => judged.unknown += 1,
-            }
-        }
+        calls.0.iter().for_each(|call| judged.count(&call.fate));
         // Which call each of those is that the checker sees.
         let (numbers, timed) = timed(calls);
         match check(&CellModel, &timed, steps_max) {
@@ -216,7 +220,7 @@ pub fn judge(history: &CellHistory, steps_max: u64) -> Result<Judged, String> {
             Verdict::Violated { order, state, .. } => {
                 let order: Vec<usize> = order.into_iter().map(|at| numbers[at]).collect();
                 let first = first_unexplained(&CellModel, &timed, steps_max).map(|at| numbers[at]);
-                return Err(explain(key, calls, &order, &state.to_string(), first));
+                return Err(calls.unexplained(&format!("the cell {key}"), &order, &state, first));
             }
         }
     }
@@ -236,31 +240,4 @@ pub fn timed(calls: &Calls<CellAsked, CellTold>) -> (Vec<usize>, Vec<Timed<'_, s
         Some((number, Timed { call, began: call.began, ended }))
     });
     seen.unzip()
-}
-
-fn explain(
-    key: &str,
-    calls: &Calls<CellAsked, CellTold>,
-    order: &[usize],
-    state: &str,
-    first: Option<usize>,
-) -> String {
-    let mut words = format!("no order explains the calls of the cell {key}.\n");
-    match first {
-        Some(number) => {
-            let _ =
-                writeln!(words, "Up to the answer of call {number} (marked !!) there is one, with it none.");
-        }
-        None => words.push_str("Which answer is the first that can't be explained took too long to find.\n"),
-    }
-    let _ = writeln!(
-        words,
-        "The first column is the order that explains the most answers; it ends with {state}.\n"
-    );
-    let mark = |number: usize| {
-        let place = order.iter().position(|at| *at == number).map_or_else(String::new, |at| at.to_string());
-        if Some(number) == first { format!("!! {place}") } else { place }
-    };
-    words.push_str(&calls.table(mark));
-    words
 }

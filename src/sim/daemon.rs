@@ -16,16 +16,18 @@ use super::random::Random;
 use super::world::{Actor, ActorClock, World};
 use crate::driver::Cluster;
 use crate::ids::{NodeIndex, ProposerId};
+use crate::kv::Keys;
+use crate::kv::keys::KeySettings;
 use crate::lock::Locks;
 use crate::lock::locks::LockSettings;
-use crate::node::keyspace::KIND_LOCK;
+use crate::node::keyspace::{KIND_KEY, KIND_LOCK};
 use crate::node::{Hint, HintSink, Identity, Node};
 use crate::quorum::ClusterSize;
 use crate::register::Registers;
 use crate::runtime::Moment;
 use crate::upkeep::comparing::ComparingSettings;
 use crate::upkeep::membership::MembershipSettings;
-use crate::upkeep::{self, UpkeepSettings};
+use crate::upkeep::{self, Sweeps, UpkeepSettings};
 
 /// A node that nobody has reached for so long is out: some cuts of a run are longer.
 const OUT_AFTER: Duration = Duration::from_secs(6);
@@ -39,8 +41,10 @@ pub struct SimDaemon {
     pub actor: Actor,
     /// How its machine tells time.
     pub clock: ActorClock,
-    /// The facade that clients call.
+    /// The facade that clients of locks call.
     pub locks: Locks,
+    /// The one that clients of keys call.
+    pub keys: Keys,
     /// Registers by themselves, with nothing of a lock.
     pub cells: Registers<CellKind>,
     /// Its nodes.
@@ -52,8 +56,8 @@ pub struct SimDaemon {
     room: Room,
 }
 
-/// Where hints find the facade. Emptied when the daemon ends: the facade holds the nodes, and the nodes the hints.
-type Room = Arc<Mutex<Option<Locks>>>;
+/// Where hints find the facades. Emptied when the daemon ends: the facades hold the nodes, and the nodes the hints.
+type Room = Arc<Mutex<Option<(Locks, Keys)>>>;
 
 /// Ends a call when it is dropped, as a client's going away ends a gRPC call.
 pub struct Hangup(AbortHandle);
@@ -218,7 +222,8 @@ impl Daemons {
         });
         let cluster = Arc::new(Cluster::new(self.size, nodes.collect(), proposer, runtime.clone()));
         let locks = Locks::new(cluster.clone(), LockSettings::default());
-        *room.lock().expect(LOCKED) = Some(locks.clone());
+        let keys = Keys::new(cluster.clone(), KeySettings::default());
+        *room.lock().expect(LOCKED) = Some((locks.clone(), keys.clone()));
         let cells = Registers::new(cluster.clone(), LockSettings::default().patience);
         let membership = MembershipSettings {
             bootstrap: self.bootstrap,
@@ -227,31 +232,32 @@ impl Daemons {
             ..MembershipSettings::default()
         };
         let comparing = ComparingSettings { interval: COMPARING_INTERVAL, ..ComparingSettings::default() };
-        upkeep::start(&cluster, UpkeepSettings { membership, comparing }, vec![Arc::new(locks.clone())]);
+        let sweeps: Sweeps = vec![Arc::new(locks.clone()), Arc::new(keys.clone())];
+        upkeep::start(&cluster, UpkeepSettings { membership, comparing }, sweeps);
         let world = self.world.clone();
-        Arc::new(SimDaemon { actor, clock, locks, cells, cluster, links, world, alive, room })
+        Arc::new(SimDaemon { actor, clock, locks, keys, cells, cluster, links, world, alive, room })
     }
 }
 
 fn hint_sink(room: Room, alive: Arc<AtomicBool>) -> HintSink {
     Arc::new(move |node, hint| {
-        let locks = room.lock().expect(LOCKED).clone().filter(|_| alive.load(Ordering::Relaxed));
-        let Some(locks) = locks else { return };
-        let name_of = |key: &[u8]| {
+        let facades = room.lock().expect(LOCKED).clone().filter(|_| alive.load(Ordering::Relaxed));
+        let Some((locks, keys)) = facades else { return };
+        let parse = |key: &[u8]| {
             let (kind, name) = std::str::from_utf8(key).ok()?.split_once(':')?;
-            (kind == KIND_LOCK.to_string()).then(|| name.to_owned())
+            Some((kind.parse::<char>().ok()?, name.to_owned()))
         };
         match hint {
             Hint::Wake(key) => {
-                if let Some(name) = name_of(&key) {
+                if let Some((KIND_LOCK, name)) = parse(&key) {
                     locks.on_wake(node, &name);
                 }
             }
-            Hint::Changed(key) => {
-                if let Some(name) = name_of(&key) {
-                    locks.on_changed(&name);
-                }
-            }
+            Hint::Changed(key) => match parse(&key) {
+                Some((KIND_LOCK, name)) => locks.on_changed(&name),
+                Some((KIND_KEY, name)) => keys.on_changed(&name),
+                Some(_) | None => {}
+            },
             Hint::State => {}
         }
     })

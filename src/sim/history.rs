@@ -1,7 +1,7 @@
 //! [`History`]: what clients asked of each key, when, and what became of it.
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use crate::runtime::Moment;
 
@@ -86,6 +86,11 @@ impl<Q, A> History<Q, A> {
         self.keys.iter().map(|(key, calls)| (key.as_str(), calls))
     }
 
+    /// How many calls of a key are such.
+    pub fn count(&self, key: &str, such: impl Fn(&Call<Q, A>) -> bool) -> usize {
+        self.keys.get(key).map_or(0, |calls| calls.0.iter().filter(|call| such(call)).count())
+    }
+
     /// How many calls there are.
     pub fn len(&self) -> usize {
         self.keys.values().map(|calls| calls.0.len()).sum()
@@ -132,6 +137,40 @@ impl<Q: fmt::Display, A: fmt::Display> Calls<Q, A> {
             cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
         };
         rows.iter().map(line).collect()
+    }
+
+    /// Why a checker complains: the table, with the order that explains the most answers and ends in `state`, and with the
+    /// first call whose answer can't be explained, where that was found.
+    pub fn unexplained(
+        &self,
+        whose: &str,
+        order: &[usize],
+        state: &dyn fmt::Display,
+        first: Option<usize>,
+    ) -> String {
+        let mut words = format!("no order explains the calls of {whose}.\n");
+        match first {
+            Some(number) => {
+                let _ = writeln!(
+                    words,
+                    "Up to the answer of call {number} (marked !!) there is one, with it none."
+                );
+            }
+            None => {
+                words.push_str("Which answer is the first that can't be explained took too long to find.\n")
+            }
+        }
+        let _ = writeln!(
+            words,
+            "The first column is the order that explains the most answers; it ends with {state}.\n"
+        );
+        let mark = |number: usize| {
+            let place =
+                order.iter().position(|at| *at == number).map_or_else(String::new, |at| at.to_string());
+            if Some(number) == first { format!("!! {place}") } else { place }
+        };
+        words.push_str(&self.table(mark));
+        words
     }
 }
 

@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex};
 
 use super::cells::{self, CellHistory, Judged};
 use super::invariants::progress::Progress;
+use super::invariants::watches::Watches;
 use super::invariants::{self, Event, Invariant};
+use super::keys::{self, KeyHistory};
 use super::world::World;
 
-/// For one cell's history. The typical one takes a thousand.
+/// For the history of one cell, or of one key. The typical one takes a thousand.
 pub const CELL_STEPS_MAX: u64 = 2_000_000;
 const LOCKED: &str = "no holder of this lock panics";
 
@@ -20,9 +22,12 @@ pub struct Judge {
     violation: Mutex<Option<String>>,
     invariants: Mutex<Vec<Box<dyn Invariant>>>,
     progress: Mutex<Progress>,
+    watches: Mutex<Watches>,
     grants: AtomicU64,
     /// What clients of cells noted.
     pub cells: Arc<Mutex<CellHistory>>,
+    /// What clients of keys noted.
+    pub keys: Mutex<KeyHistory>,
 }
 
 impl Judge {
@@ -34,8 +39,10 @@ impl Judge {
             violation: Mutex::default(),
             invariants: Mutex::new(invariants::all()),
             progress: Mutex::default(),
+            watches: Mutex::default(),
             grants: AtomicU64::new(0),
             cells: Arc::default(),
+            keys: Mutex::default(),
         }
     }
 
@@ -51,6 +58,7 @@ impl Judge {
         if matches!(event, Event::Holds(_)) {
             self.grants.fetch_add(1, Ordering::Relaxed);
         }
+        self.watches(|watches| watches.observe(event));
         let now = self.world.now();
         let mut invariants = self.invariants.lock().expect(LOCKED);
         for invariant in invariants.iter_mut() {
@@ -83,12 +91,22 @@ impl Judge {
         with(&mut self.progress.lock().expect(LOCKED))
     }
 
-    /// Judges what clients of cells noted.
-    pub fn judge_cells(&self) {
-        let history = self.cells.lock().expect(LOCKED).clone();
-        match cells::judge(&history, CELL_STEPS_MAX) {
+    /// What watchers were told.
+    pub fn watches<T>(&self, with: impl FnOnce(&mut Watches) -> T) -> T {
+        with(&mut self.watches.lock().expect(LOCKED))
+    }
+
+    /// Judges what clients of cells and of keys noted.
+    pub fn judge_histories(&self) {
+        self.judged("cells", cells::judge(&self.cells.lock().expect(LOCKED), CELL_STEPS_MAX));
+        self.judged("keys", keys::judge(&self.keys.lock().expect(LOCKED), CELL_STEPS_MAX));
+        self.expect(self.watches(|watches| watches.judge()));
+    }
+
+    fn judged(&self, of: &str, judged: Result<Judged, String>) {
+        match judged {
             Ok(Judged { answered, not_applied, unknown, undecided, .. }) => self.say(format_args!(
-                "cells: {answered} calls answered, {not_applied} not applied, {unknown} unknown, undecided {undecided:?}"
+                "{of}: {answered} calls answered, {not_applied} not applied, {unknown} unknown, undecided {undecided:?}"
             )),
             Err(words) => self.violated(words),
         }
@@ -101,6 +119,7 @@ impl Judge {
             trace: self.trace.lock().expect(LOCKED).clone(),
             grants: self.grants.load(Ordering::Relaxed),
             cells: self.cells.lock().expect(LOCKED).clone(),
+            keys: self.keys.lock().expect(LOCKED).clone(),
         }
     }
 }
@@ -116,4 +135,6 @@ pub struct Report {
     pub grants: u64,
     /// What clients of cells asked and were told.
     pub cells: CellHistory,
+    /// What clients of keys asked and were told.
+    pub keys: KeyHistory,
 }

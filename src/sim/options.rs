@@ -25,6 +25,8 @@ pub struct Options {
     pub cell_clients: u32,
     /// Cells that they fight over.
     pub cells: u64,
+    /// Clients of keys, and what they do.
+    pub keys: KeyOptions,
     /// The operator's word that the cluster is new.
     pub bootstrap: bool,
     /// For how long faults rage.
@@ -47,9 +49,59 @@ pub struct Options {
     pub skew: Duration,
 }
 
+/// What a seed decides about keys.
+#[derive(Clone, Debug, Default)]
+pub struct KeyOptions {
+    /// Clients. In most runs there are none.
+    pub clients: u32,
+    /// Clients that watch.
+    pub watchers: u32,
+    /// Keys that they fight over.
+    pub keys: u64,
+    /// Writes with a request id, in percent.
+    pub requests: u64,
+    /// Writes under a token of a lock, in percent.
+    pub fenced: u64,
+    /// Reads that list all keys, in percent.
+    pub listed: u64,
+    /// The run goes on until request ids have aged.
+    pub ages: bool,
+}
+
+impl KeyOptions {
+    fn draw(random: &mut Random) -> Self {
+        if random.chance(60) {
+            return Self::default();
+        }
+        let requests = if random.chance(60) { 50 } else { 0 };
+        Self {
+            clients: 1 + random.below(4) as u32,
+            watchers: random.below(3) as u32,
+            keys: 1 + random.below(2),
+            requests,
+            fenced: if random.chance(50) { 30 } else { 0 },
+            listed: if random.chance(30) { 30 } else { 0 },
+            // It takes long, so only some runs do.
+            ages: requests > 0 && random.chance(10),
+        }
+    }
+
+    /// Nothing keeps a key that has been removed, once the run is over.
+    pub fn leaves_nothing(&self) -> bool {
+        self.fenced == 0 && (self.requests == 0 || self.ages)
+    }
+}
+
 impl Options {
     /// What a seed decides.
     pub fn draw(random: &mut Random) -> Self {
+        let mut options = Self::draw_all_but_keys(random);
+        // Of a generator of their own, so that a run without keys is what it was before there were any.
+        options.keys = KeyOptions::draw(&mut Random::new(!random.clone().bits()));
+        options
+    }
+
+    fn draw_all_but_keys(random: &mut Random) -> Self {
         let some =
             |random: &mut Random, percent, most| if random.chance(percent) { random.below(most) } else { 0 };
         // After a power cut nobody is served for a while; with one in most runs there would be little else.
@@ -62,6 +114,7 @@ impl Options {
             names: 1 + random.below(3),
             cell_clients: random.below(5) as u32,
             cells: 1 + random.below(2),
+            keys: KeyOptions::default(),
             bootstrap: random.chance(80),
             faults_for: Duration::from_secs(10 + random.below(30)),
             fault_every: Duration::from_millis(500 + random.below(4_000)),
@@ -80,7 +133,7 @@ impl Options {
 
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { nodes, daemons, clients, names, cell_clients, cells, .. } = self;
+        let Self { nodes, daemons, clients, names, cell_clients, cells, keys, .. } = self;
         write!(
             f,
             "{nodes} nodes, {daemons} daemons, {clients} clients of {names} locks, {cell_clients} of {cells} cells, bootstrap {}; {:?} of {:?}; \
@@ -94,6 +147,7 @@ impl fmt::Display for Options {
             self.hints_lost,
             self.stalls,
             self.skew
-        )
+        )?;
+        if keys.clients > 0 { write!(f, "; {keys:?}") } else { Ok(()) }
     }
 }

@@ -15,13 +15,17 @@ use super::host::Host;
 use super::invariants::Event;
 use super::invariants::leftovers::{self, Remaining};
 use super::judge::{Judge, Report};
+use super::keys::{self, KeyClient, KeySettings, run_key_client};
 use super::network::Weather;
-use super::options::Options;
+use super::options::{KeyOptions, Options};
 use super::random::Random;
+use super::watchers::Watcher;
 use super::world::{NOBODY, World};
 use crate::ids::LockName;
+use crate::kv::Write;
+use crate::limits;
 use crate::lock::{AcquireRequest, Acquisition};
-use crate::node::keyspace::KIND_LOCK;
+use crate::node::keyspace::{KIND_KEY, KIND_LOCK};
 
 /// A founding takes no longer, with the waiting that it may call for.
 const FOUNDING: Duration = Duration::from_secs(30);
@@ -37,11 +41,17 @@ const FORGETTING: Duration = Duration::from_secs(180);
 const SWEEPING: Duration = Duration::from_secs(240);
 /// When all clients have gone: leases and places have aged.
 const CLEARING: Duration = Duration::from_secs(20);
+/// All watches hear of the last removals within so long.
+const WATCHING: Duration = Duration::from_secs(120);
 /// A last visit to every lock takes no longer.
 const VISITING: Duration = Duration::from_secs(60);
 
 /// Clients of cells are numbered from here.
 const CELL_CLIENTS: u32 = 100;
+/// Clients of keys are numbered from here.
+const KEY_CLIENTS: u32 = 200;
+/// Those that watch from here.
+const WATCHERS: u32 = 300;
 
 /// Runs a seed.
 pub fn run(seed: u64) -> Report {
@@ -85,6 +95,7 @@ fn run_with(world: &World, options: Options, mut random: Random) -> Report {
         let life = life.map(move |()| ended.progress(|progress| progress.end(name)));
         world.spawn(NOBODY, life.boxed());
     }
+    let unwatched = start_keys(world, &options.keys, &daemons, &clients);
     let (faults_for, skew) = (options.faults_for, options.skew);
     let rage = Rage {
         world: world.clone(),
@@ -107,13 +118,92 @@ fn run_with(world: &World, options: Options, mut random: Random) -> Report {
     world.run(world.now() + faults_for + SETTLING + HEALING, over);
     judge.expect(judge.progress(|progress| progress.judge()));
     if !judge.is_violated() {
+        remove_keys(world, &clients);
+    }
+    unwatched.store(true, Ordering::Relaxed);
+    if !judge.is_violated() {
         check_leftovers(world, &hosts, &daemons, clients.options.names, &judge, idle);
     }
-    judge.judge_cells();
+    if !judge.is_violated() && clients.options.keys.leaves_nothing() {
+        check_keys_forgotten(world, &hosts, &clients);
+    }
+    judge.judge_histories();
     let report = judge.report();
     world.end();
     daemons.end();
     report
+}
+
+/// Starts the clients of keys. What they return ends the watches.
+fn start_keys(
+    world: &World,
+    options: &KeyOptions,
+    daemons: &Arc<Daemons>,
+    clients: &Arc<Clients>,
+) -> Arc<AtomicBool> {
+    let KeyOptions { keys, requests, fenced, listed, .. } = *options;
+    let (judge, unwatched) = (&clients.judge, Arc::new(AtomicBool::new(false)));
+    let calm = || {
+        let clients = clients.clone();
+        move || clients.calm.load(Ordering::Relaxed)
+    };
+    for name in (KEY_CLIENTS + 1..).take(options.clients as usize) {
+        let settings = KeySettings { keys, requests, fenced, listed };
+        let client = KeyClient::new(world, name, settings, judge.clone());
+        judge.progress(|progress| progress.begin(name));
+        let ended = judge.clone();
+        let life = run_key_client(client, daemons.clone(), calm());
+        let life = life.map(move |()| ended.progress(|progress| progress.end(name)));
+        world.spawn(NOBODY, life.boxed());
+    }
+    for name in (WATCHERS + 1..).take(options.watchers as usize) {
+        let watcher = Watcher::new(world, name, keys, judge.clone());
+        world.spawn(NOBODY, watcher.live(daemons.clone(), calm(), unwatched.clone()).boxed());
+    }
+    unwatched
+}
+
+/// Runs to the end of a task, but not longer than a while.
+fn run_task(world: &World, most: Duration, task: impl Future<Output = ()> + Send + 'static) {
+    let done = Arc::new(AtomicBool::new(false));
+    let over = done.clone();
+    world.spawn(NOBODY, task.map(move |()| over.store(true, Ordering::Relaxed)).boxed());
+    world.run(world.now() + most, || done.load(Ordering::Relaxed));
+}
+
+/// Removes each key, and waits for all who watch to hear of it.
+fn remove_keys(world: &World, clients: &Arc<Clients>) {
+    let Clients { daemons, judge, options, .. } = &**clients;
+    if options.keys.clients == 0 {
+        return;
+    }
+    let (daemon, words, keys) = (daemons.living()[0].clone(), judge.clone(), options.keys.keys);
+    run_task(world, VISITING, async move {
+        for key in (0..keys).map(keys::name) {
+            let (keys, name, deadline) = (daemon.keys.clone(), key.clone(), daemon.now() + VISITING / 3);
+            let delete = Write::Delete { version: None };
+            let call = async move { keys.write(&name, delete.into(), deadline).await };
+            if let Some(Err(error)) = daemon.call(call).await {
+                words.violated(format!("{key} can't be removed at the end: {error}"));
+            }
+        }
+    });
+    let see_nothing = || judge.watches(|watches| watches.see_nothing());
+    if !judge.is_violated() && !world.run(world.now() + WATCHING, see_nothing) {
+        judge.violated("all keys were removed, and not all who watch were told".to_owned());
+    }
+}
+
+/// Keys that were removed are no longer on any node.
+fn check_keys_forgotten(world: &World, hosts: &[Arc<Host>], clients: &Arc<Clients>) {
+    if clients.options.keys.ages {
+        // Slow clocks, too. Nobody asks for the keys any more.
+        world.run_until(world.now() + limits::REQUESTS_KEPT + SETTLING);
+    }
+    let left = || hosts.iter().flat_map(|host| host.records(KIND_KEY)).collect::<BTreeSet<_>>();
+    if !world.run(world.now() + SWEEPING, || left().is_empty()) {
+        clients.judge.violated(format!("keys that were removed are still on nodes: {:?}", left()));
+    }
 }
 
 fn serves(daemon: &SimDaemon) -> bool {

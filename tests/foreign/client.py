@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import traceback
+import uuid
 
 try:
     import grpc
@@ -28,7 +29,8 @@ PROTOS, GENERATED, ADDRESS = sys.argv[1:]
 
 
 def generate():
-    files = sorted(str(file) for file in pathlib.Path(PROTOS).rglob("*.proto"))
+    # What is google's is installed: googleapis-common-protos.
+    files = sorted(str(file) for file in pathlib.Path(PROTOS, "majority").rglob("*.proto"))
     command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}", f"--python_out={GENERATED}"]
     subprocess.run([*command, f"--grpc_python_out={GENERATED}", *files], check=True)
     sys.path.insert(0, GENERATED)
@@ -36,13 +38,17 @@ def generate():
 
 generate()
 from google.protobuf.duration_pb2 import Duration  # noqa: E402
-from majority.v1 import common_pb2, lock_pb2, lock_pb2_grpc  # noqa: E402
+from majority.v1 import common_pb2, kv_pb2, kv_pb2_grpc, lock_pb2, lock_pb2_grpc  # noqa: E402
 
 LIMIT = 60
 
 
 def stub():
     return lock_pb2_grpc.LockServiceStub(grpc.insecure_channel(ADDRESS))
+
+
+def kv_stub():
+    return kv_pb2_grpc.KvServiceStub(grpc.insecure_channel(ADDRESS))
 
 
 def asking(name, owner=None, ttl=60, wait=0):
@@ -222,6 +228,105 @@ def scenario_list_and_watch():
     assert names == [f"list/{number}" for number in range(5)], names
     locks.Release(lock_pb2.ReleaseRequest(name="list/0", lease_id=leases[0].lease_id), timeout=LIMIT)
     until(lambda: len(locks.ListLocks(lock_pb2.ListLocksRequest(prefix="list/"), timeout=LIMIT).locks) == 4)
+
+
+def scenario_keys_one_by_one():
+    keys = kv_stub()
+    get = kv_pb2.GetRequest(key="py/a")
+    assert not keys.Get(get, timeout=LIMIT).HasField("key_value")
+    first = keys.Set(kv_pb2.SetRequest(key="py/a", value=b"\x00\xff", absent=True), timeout=LIMIT).key_value
+    got = keys.Get(get, timeout=LIMIT).key_value
+    assert (got.value, got.version, got.HasField("remaining")) == (b"\x00\xff", first.version, False), got
+    swap = kv_pb2.SetRequest(key="py/a", text="new", version=first.version, return_previous=True)
+    swap.ttl.FromSeconds(60)
+    second = keys.Set(swap, timeout=LIMIT)
+    assert second.previous.value == b"\x00\xff" and second.key_value.version > first.version, second
+    assert 0 < second.key_value.remaining.ToTimedelta().total_seconds() <= 60
+    assert keys.Touch(kv_pb2.TouchRequest(key="py/a"), timeout=LIMIT).version == second.key_value.version
+    assert not keys.Get(get, timeout=LIMIT).key_value.HasField("remaining")
+    try:
+        keys.Set(swap, timeout=LIMIT)
+        raise AssertionError("it must be refused")
+    except grpc.RpcError as error:
+        assert error.code() == grpc.StatusCode.FAILED_PRECONDITION
+        reason, details = reason_of(error)
+        assert reason == "PRECONDITION_FAILED"
+        metadata = details[error_details_pb2.ErrorInfo].metadata
+        assert metadata["current_version"] == str(second.key_value.version), metadata
+    assert keys.Delete(kv_pb2.DeleteRequest(key="py/a"), timeout=LIMIT).deleted
+    assert not keys.Delete(kv_pb2.DeleteRequest(key="py/a"), timeout=LIMIT).deleted
+
+
+def scenario_counting_with_request_ids():
+    """Every increment is sent twice; the sum has each once."""
+    failures = []
+
+    def work():
+        try:
+            keys = kv_stub()
+            for _ in range(8):
+                request = kv_pb2.IncrementRequest(key="py/n", delta=3, request_id=str(uuid.uuid4()))
+                sent = keys.Increment(request, timeout=LIMIT)
+                again = keys.Increment(request, timeout=LIMIT)
+                assert (again.number, again.repeated, sent.repeated) == (sent.number, True, False)
+        except Exception:
+            failures.append(traceback.format_exc())
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures, "\n".join(failures)
+    assert kv_stub().Get(kv_pb2.GetRequest(key="py/n"), timeout=LIMIT).key_value.value == b"192"
+
+
+def scenario_keys_in_batches_lists_and_watches():
+    keys = kv_stub()
+    items = [kv_pb2.SetRequest(key=f"py/batch/{number}", text=str(number)) for number in range(5)]
+    taken = kv_pb2.SetRequest(key="py/batch", text="first")
+    keys.Set(taken, timeout=LIMIT)
+    taken.absent = True
+    results = keys.BatchSet(kv_pb2.BatchSetRequest(items=[taken, *items]), timeout=LIMIT).results
+    assert [result.WhichOneof("outcome") for result in results] == ["error"] + ["set"] * 5, results
+    info = error_details_pb2.ErrorInfo()
+    assert results[0].error.details[0].Unpack(info) and info.reason == "PRECONDITION_FAILED", results[0]
+    names, token = [], ""
+    while True:
+        page = keys.ListKeys(
+            kv_pb2.ListKeysRequest(prefix="py/batch/", page_size=2, page_token=token, with_values=True), timeout=LIMIT
+        )
+        names += [(found.key, found.value) for found in page.keys]
+        token = page.next_page_token
+        if not token:
+            break
+    assert names == [(f"py/batch/{number}", str(number).encode()) for number in range(5)], names
+    asked = kv_pb2.BatchGetRequest(keys=["py/batch/3", "py/nothing", "py/batch/3"])
+    entries = keys.BatchGet(asked, timeout=LIMIT).entries
+    assert [entry.WhichOneof("outcome") for entry in entries] == ["key_value", "absent", "key_value"], entries
+
+    watch = keys.Watch(kv_pb2.WatchRequest(prefix="py/batch/"))
+    assert [next(watch).value.key_value.key for _ in range(5)] == [name for name, _ in names]
+    assert next(watch).WhichOneof("event") == "synced"
+    keys.Delete(kv_pb2.DeleteRequest(key="py/batch/0"), timeout=LIMIT)
+    removed = next(watch).removed
+    assert removed.key == "py/batch/0" and not removed.missed, removed
+    watch.cancel()
+
+
+def scenario_a_late_holder_is_fenced_off():
+    locks, keys = stub(), kv_stub()
+    old = lease_of(locks.Acquire(asking("py/writer", "ann"), timeout=LIMIT))
+    locks.Release(lock_pb2.ReleaseRequest(name="py/writer", lease_id=old.lease_id), timeout=LIMIT)
+    new = lease_of(locks.Acquire(asking("py/writer", "bob"), timeout=LIMIT))
+    for lease, allowed in [(old, True), (new, True), (new, True), (old, False)]:
+        fence = kv_pb2.Fence(lock="py/writer", token=lease.fencing_token)
+        try:
+            keys.Set(kv_pb2.SetRequest(key="py/fenced", text=lease.owner, fence=fence), timeout=LIMIT)
+            assert allowed
+        except grpc.RpcError as error:
+            assert not allowed and reason_of(error)[0] == "FENCED", error
+    assert keys.Get(kv_pb2.GetRequest(key="py/fenced"), timeout=LIMIT).key_value.value == b"bob"
 
 
 async def scenario_asyncio_waiters_are_cancelled_and_served():

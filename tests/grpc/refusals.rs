@@ -20,7 +20,7 @@ fn violations(status: &Status) -> BTreeMap<String, String> {
 
 /// Refused for exactly these fields, the first of which is the error's reason.
 #[track_caller]
-fn refused<T: std::fmt::Debug>(answer: Result<T, Status>, fields: &[(&str, &str)]) -> Status {
+pub fn refused<T: std::fmt::Debug>(answer: Result<T, Status>, fields: &[(&str, &str)]) -> Status {
     let status = answer.expect_err("it breaks a rule");
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
     let expected = fields.iter().map(|(field, reason)| ((*field).to_owned(), (*reason).to_owned()));
@@ -30,7 +30,7 @@ fn refused<T: std::fmt::Debug>(answer: Result<T, Status>, fields: &[(&str, &str)
     status
 }
 
-fn wire(seconds: i64, nanos: i32) -> Option<Duration> {
+pub fn wire(seconds: i64, nanos: i32) -> Option<Duration> {
     Some(Duration { seconds, nanos })
 }
 

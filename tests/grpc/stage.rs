@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,9 +16,10 @@ use majorityd::node::embedded::{EmbeddedNode, EmbeddedServer};
 use majorityd::node::{CallError, Node, NodeState};
 use majorityd::proto::v1;
 use majorityd::proto::v1::hold_response::Event;
+use majorityd::proto::v1::kv_service_client::KvServiceClient;
 use majorityd::proto::v1::lock_service_client::LockServiceClient;
 use majorityd::runtime::{Runtime, system};
-use majorityd::server::{Daemon, embedded_servers};
+use majorityd::server::Daemon;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -28,12 +29,14 @@ use tonic::{Status, Streaming};
 use tonic_types::StatusExt;
 
 pub const SERVICE: &str = "majority.v1.LockService";
+pub const KV_SERVICE: &str = "majority.v1.KvService";
 pub const CLUSTER_SERVICE: &str = "majority.v1.ClusterService";
 
 /// Whatever is waited for comes long before; past this it never will.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
 pub type Client = LockServiceClient<Channel>;
+pub type KvClient = KvServiceClient<Channel>;
 
 /// What becomes of calls to a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +55,8 @@ pub struct Cluster {
     pub settings: config::Settings,
     pub grpc: Settings,
     networks: Vec<Arc<AtomicU8>>,
+    /// How far the servers' clocks are ahead, in microseconds.
+    ahead: Arc<AtomicU64>,
     runtime: Runtime,
 }
 
@@ -60,11 +65,18 @@ impl Cluster {
         let runtime = system::runtime();
         let mut settings = config::Settings::default();
         settings.cluster.bootstrap = true;
+        let ahead = Arc::new(AtomicU64::new(0));
+        let server = |name| {
+            let (clock, ahead) = (runtime.clock.clone(), ahead.clone());
+            let now = move || clock.wall_unix_ms() * 1_000 + ahead.load(Ordering::SeqCst);
+            EmbeddedServer::new(name, Arc::new(now))
+        };
         Self {
-            servers: embedded_servers(3, &runtime),
+            servers: (0..3).map(server).collect(),
             settings,
             grpc: Settings::default(),
             networks: (0..3).map(|_| Arc::new(AtomicU8::new(Network::Whole as u8))).collect(),
+            ahead,
             runtime,
         }
     }
@@ -100,6 +112,7 @@ impl Cluster {
         let address = listener.local_addr().unwrap();
         let services = Services {
             locks: daemon.locks.clone(),
+            keys: daemon.keys.clone(),
             observer: daemon.observer.clone(),
             runtime: self.runtime.clone(),
             can_serve: daemon.can_serve.clone(),
@@ -111,6 +124,11 @@ impl Cluster {
         };
         let task = start(grpc::serve(services, listener, unix, shutdown));
         Served { address, daemon, stop, task }
+    }
+
+    /// Time passes on the servers, by whose clocks everything ages, and nowhere else.
+    pub fn advance(&self, time: Duration) {
+        self.ahead.fetch_add(time.as_micros() as u64, Ordering::SeqCst);
     }
 
     /// For the nodes with these indexes.
@@ -194,6 +212,10 @@ impl Served {
 
     pub async fn client(&self) -> Client {
         LockServiceClient::new(self.channel().await)
+    }
+
+    pub async fn kv(&self) -> KvClient {
+        KvServiceClient::new(self.channel().await)
     }
 }
 

@@ -15,6 +15,8 @@ use futures::task::LocalSpawnExt;
 use futures::{Future, FutureExt};
 use majorityd::driver::Cluster;
 use majorityd::ids::{LockName, NodeIndex, Owner, ProposerId};
+use majorityd::kv::Keys;
+use majorityd::kv::keys::KeySettings;
 use majorityd::lock::locks::LockSettings;
 use majorityd::lock::{AcquireRequest, Acquisition, Lease, LockError, Locks};
 use majorityd::members::{MemberList, View};
@@ -225,6 +227,7 @@ pub struct Stage {
 pub struct Daemon {
     pub cluster: Arc<Cluster>,
     pub locks: Locks,
+    pub keys: Keys,
     wires: Vec<Arc<Wire>>,
     life: Arc<Life>,
 }
@@ -279,7 +282,8 @@ impl Stage {
         let nodes = wires.iter().map(|wire| wire.clone() as Arc<dyn Node>).collect();
         let cluster = Arc::new(Cluster::new(self.table.size, nodes, proposer, runtime));
         let locks = Locks::new(cluster.clone(), LockSettings::default());
-        Daemon { cluster, locks, wires, life }
+        let keys = Keys::new(cluster.clone(), KeySettings::default());
+        Daemon { cluster, locks, keys, wires, life }
     }
 
     /// A daemon that looks after the member list, as a real one does.
@@ -448,6 +452,11 @@ pub struct Call<T> {
 }
 
 impl<T> Call<T> {
+    /// What it came to, if it has by now.
+    pub fn ended(&self) -> Option<T> {
+        lock(&self.result).take()
+    }
+
     /// The client goes away.
     pub fn go_away(self, stage: &Stage) {
         self.abort.abort();
@@ -543,7 +552,7 @@ impl Daemon {
         lease.is_some_and(|lease| self.cluster.runtime.clock.now() < lease.valid_until)
     }
 
-    fn deadline(&self) -> Moment {
+    pub fn deadline(&self) -> Moment {
         self.cluster.runtime.clock.now() + Duration::from_secs(100)
     }
 }

@@ -279,7 +279,8 @@ impl Table {
 
     // ---- rounds
 
-    fn start<'a, K: Kind>(
+    /// A round of changes, that may be warm.
+    pub fn start<'a, K: Kind>(
         &'a self,
         daemon: &'a Hand,
         changes: Vec<K::Change>,
@@ -407,7 +408,11 @@ pub struct Words(u32, Vec<(u8, Word)>);
 impl<K: Kind> Round<'_, K> {
     fn with<T>(&mut self, call: impl FnOnce(&mut Proposer<K>, &Context<'_>) -> T) -> T {
         let token = &self.daemon.token;
-        let tokens = || Token::new(token.replace(token.get() + 1)).expect("a small number");
+        let tokens = |above: Token| {
+            let next = token.get().max(above.get() + 1);
+            token.set(next + 1);
+            Token::new(next).expect("a small number")
+        };
         call(
             &mut self.machine,
             &Context { now: self.table.now(), tokens: &tokens, jitter: &|_| Duration::ZERO },
@@ -522,6 +527,11 @@ impl<K: Kind> Round<'_, K> {
     /// What the round leaves for the next.
     pub fn warm(&mut self) -> Option<Warm<K::Value>> {
         self.end.take().and_then(|end| end.warm)
+    }
+
+    /// The value that the round saw or made.
+    pub fn value(&self) -> Option<&K::Value> {
+        self.end.as_ref()?.seen.as_ref().map(|seen| &seen.value)
     }
 
     /// The first answer.

@@ -2,7 +2,10 @@
 
 use majorityd::lock::change::LockChange;
 use majorityd::mutant::Mutant;
+use majorityd::node::embedded::After;
+use majorityd::node::operation::{Answer, Operation, Report, Reported};
 
+use super::joins::Join;
 use super::table::{Table, extend, holds_and_breaks_without, one_holder, promise};
 
 #[test]
@@ -131,4 +134,25 @@ fn two_attempts_never_give_their_stamps_one_name() {
         let y = table.round(&c, &[LockChange::Acquire(table.acquire("y"))]).run(&[0, 1]);
         one_holder(&longer, &y)
     });
+}
+
+/// A daemon died while a node's old data was being removed, and the node's clock was set right, hours back. Others see how
+/// long the join has stood still, and not that it has just moved, until the clock has caught up.
+#[test]
+fn a_join_stands_still_also_on_a_node_whose_clock_was_set_back() {
+    let table = Table::laid(3);
+    table.jump(2, 8_000);
+    Join::begun(&table, After::Kept, &[]);
+    let idle = || match table.run(2, &Operation::Report(Report::default())) {
+        Some(Answer::Reported(Reported { join: Some(join), .. })) => {
+            assert!(join.wiping);
+            join.idle.as_secs()
+        }
+        other => panic!("a join was expected: {other:?}"),
+    };
+    assert_eq!(idle(), 0);
+    table.jump(2, -8_000);
+    assert_eq!(idle(), 0, "its time starts anew");
+    table.pass(20);
+    assert_eq!(idle(), 20);
 }

@@ -48,8 +48,13 @@ UPKEEP[REPORT] = function(operation)
     answer[at - 3], answer[at - 2], answer[at - 1] = now_us - seen[i][1], seen[i][2], seen[i][3]
     answer[at] = redis.call('ZCARD', 'majorityd:n:' .. (i - 1))
   end
+  -- Ahead of the clock, which was set back since: the time starts anew, or a join that stands still would seem to have
+  -- just moved until the clock has caught up.
+  if node[NODE_MOVED] > now_us then
+    store_node()
+  end
   local writes, moved = tonumber(redis.call('GET', WRITES_KEY) or 0), now_us - node[NODE_MOVED]
-  return { REPORTED, answer, node[NODE_ASIDE], writes, node[NODE_PHASE], node[NODE_MERGED], moved < 0 and 0 or moved }
+  return { REPORTED, answer, node[NODE_ASIDE], writes, node[NODE_PHASE], node[NODE_MERGED], moved }
 end
 
 -- missed {MISSED, node, [key, …] that have been brought to it, limit}: some of what is noted for a node.

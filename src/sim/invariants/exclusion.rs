@@ -29,7 +29,11 @@ impl Invariant for Exclusion {
                 self.forced.insert((name.clone(), *token));
                 Ok(())
             }
-            Event::Wants { .. } | Event::Leaves { .. } | Event::Over { .. } | Event::Calm { .. } => Ok(()),
+            Event::Wants { .. }
+            | Event::Leaves { .. }
+            | Event::Over { .. }
+            | Event::Calm { .. }
+            | Event::Versioned { .. } => Ok(()),
         }
     }
 }

@@ -8,14 +8,18 @@ pub mod leftovers;
 pub mod line;
 pub mod progress;
 pub mod tokens;
+pub mod versions;
+pub mod watches;
 
 use std::time::Duration;
 
-use crate::ids::{LeaseId, LockName};
+use bytes::Bytes;
+
+use crate::ids::{Key, LeaseId, LockName};
 use crate::runtime::Moment;
 use crate::token::Token;
 
-/// What happens to a client of locks. All moments are the world's.
+/// What happens to a client. All moments are the world's.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// It begins to wait for a lock.
@@ -62,6 +66,17 @@ pub enum Event {
         /// How far the daemons' wall clocks are apart at most.
         skew: Duration,
     },
+    /// It is told of a version of a key.
+    Versioned {
+        /// Which key.
+        key: Key,
+        /// The version.
+        version: Token,
+        /// The value; `None` for a removal.
+        data: Option<Bytes>,
+        /// It is told that its own write made it.
+        made: bool,
+    },
 }
 
 /// A lease as its client is told of it.
@@ -95,6 +110,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(tokens::TokensGrow::default()),
         Box::new(ended::StaysOver::default()),
         Box::new(line::LineIsKept::default()),
+        Box::new(versions::VersionsAreUnique::default()),
     ]
 }
 

@@ -1,20 +1,14 @@
-//! Wire to domain, with all validation, and domain to wire.
-//!
-//! A request is parsed as a whole: every field that is wrong becomes a [`Violation`], and the caller learns all of them at
-//! once. What passed is in domain types and is not checked again behind the edge.
+//! `LockService`, wire to domain and back.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use prost::Message;
 
-use super::status::{Reason, bounded};
-use crate::cluster::{self, Connection, DaemonFacts, Event, EventKind, JoinProgress, NodeStatus, State};
-use crate::ids::{InvalidName, LeaseId, LockName, Owner};
-use crate::limits;
+use super::{Fields, Invalid, Limits, PAGE_BYTES_MAX, duration, page_token_from_name, timestamp, within};
+use crate::grpc::status::Reason;
+use crate::ids::{LeaseId, LockName, Owner};
 use crate::lock::{
     self, AcquireRequest, Acquisition, Attributes, Contention, DisconnectPolicy, HoldEvent, HoldRequest,
     HolderView, LostReason, TokenCheck, WatchEvent,
@@ -23,157 +17,7 @@ use crate::proto::v1;
 use crate::runtime::Moment;
 use crate::token::Token;
 
-/// The longest page token that is looked at, in bytes: base64 of the longest name, and some room.
-const PAGE_TOKEN_BYTES_MAX: usize = 1024;
-/// The largest page, in bytes of its entries: gRPC clients refuse messages above 4 MiB unless told otherwise.
-const PAGE_BYTES_MAX: usize = 3 << 20;
-/// The longest `google.protobuf.Duration`, in seconds: 10,000 years, as its definition says.
-const WIRE_SECONDS_MAX: i64 = 315_576_000_000;
-
-/// Events of a status when the caller names no number: a screen of them.
-const EVENTS_DEFAULT: usize = 20;
-/// Most events of a status: as many as are kept, and the answer stays far below 4 MiB.
-const EVENTS_MAX: usize = 256;
-/// The shortest time between two messages of a watch of the status: it is for people.
-const INTERVAL_MIN: Duration = Duration::from_millis(100);
-/// The same where the caller names none.
-const INTERVAL_DEFAULT: Duration = Duration::from_secs(1);
-/// The longest: a watch that says nothing for longer is of no use.
-const INTERVAL_MAX: Duration = Duration::from_secs(3_600);
-
-/// What requests are held against. The defaults are those of [`crate::limits`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// The shortest TTL, included.
-    pub ttl_min: Duration,
-    /// The longest TTL, included.
-    pub ttl_max: Duration,
-    /// The TTL of a lease whose caller named none.
-    pub ttl_default: Duration,
-    /// Longest name and prefix, in bytes; more than [`limits::NAME_BYTES_MAX`] has no effect.
-    pub name_bytes_max: usize,
-    /// Longest owner, in bytes; more than [`limits::OWNER_BYTES_MAX`] has no effect.
-    pub owner_bytes_max: usize,
-    /// Most attributes, in entries.
-    pub attributes_max: usize,
-    /// Most attributes, keys and values together, in bytes.
-    pub attributes_bytes_max: usize,
-    /// Most entries of a page; who asks for more gets this many.
-    pub page_size_max: usize,
-    /// Entries of a page when the caller names no size.
-    pub page_size_default: usize,
-    /// The longest wait in line; who asks for more waits this long. It bounds calls that have no deadline.
-    pub wait_max: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            ttl_min: limits::TTL_MIN,
-            ttl_max: limits::TTL_MAX,
-            ttl_default: limits::TTL_DEFAULT,
-            name_bytes_max: limits::NAME_BYTES_MAX,
-            owner_bytes_max: limits::OWNER_BYTES_MAX,
-            attributes_max: limits::ATTRIBUTES_MAX,
-            attributes_bytes_max: limits::ATTRIBUTES_BYTES_MAX,
-            page_size_max: limits::PAGE_SIZE_MAX,
-            page_size_default: limits::PAGE_SIZE_DEFAULT,
-            wait_max: Duration::from_secs(86_400),
-        }
-    }
-}
-
-/// One field that breaks a rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation {
-    /// The field's name in the proto.
-    pub field: &'static str,
-    /// Which kind of rule.
-    pub reason: Reason,
-    /// What is wrong, as the rest of a sentence that starts with the field. Never repeats a secret.
-    pub description: String,
-    /// Every value that the description names.
-    pub values: Vec<(&'static str, String)>,
-}
-
-/// All that is wrong with a request; at least one thing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Invalid(Vec<Violation>);
-
-impl Invalid {
-    /// In the order of the fields; never empty.
-    pub fn violations(&self) -> &[Violation] {
-        &self.0
-    }
-}
-
-/// Collects violations while the fields are parsed one by one.
-struct Fields<'a> {
-    limits: &'a Limits,
-    violations: Vec<Violation>,
-}
-
-impl<'a> Fields<'a> {
-    fn new(limits: &'a Limits) -> Self {
-        Self { limits, violations: Vec::new() }
-    }
-
-    /// `parsed` is `None` exactly if some field was refused.
-    fn finish<T>(self, parsed: Option<T>) -> Result<T, Invalid> {
-        match parsed {
-            Some(parsed) if self.violations.is_empty() => Ok(parsed),
-            Some(_) | None => {
-                assert!(!self.violations.is_empty(), "a field is refused with a violation only");
-                Err(Invalid(self.violations))
-            }
-        }
-    }
-
-    fn refuse<T>(
-        &mut self,
-        field: &'static str,
-        reason: Reason,
-        description: String,
-        values: Vec<(&'static str, String)>,
-    ) -> Option<T> {
-        self.violations.push(Violation { field, reason, description, values });
-        None
-    }
-
-    fn refuse_name<T>(&mut self, field: &'static str, reason: Reason, error: &InvalidName) -> Option<T> {
-        let values = match error {
-            InvalidName::Empty => vec![],
-            InvalidName::TooLong { bytes, max } => match reason {
-                Reason::InvalidOwner => {
-                    vec![("owner_bytes", bytes.to_string()), ("owner_bytes_max", max.to_string())]
-                }
-                _ => vec![("name_bytes", bytes.to_string()), ("name_bytes_max", max.to_string())],
-            },
-            InvalidName::ControlCharacter { character, offset } => {
-                vec![("character", format!("U+{character:04X}")), ("offset", offset.to_string())]
-            }
-        };
-        self.refuse(field, reason, error.to_string(), values)
-    }
-
-    fn name(&mut self, text: &str) -> Option<LockName> {
-        match within(text, self.limits.name_bytes_max).and_then(LockName::parse) {
-            Ok(name) => Some(name),
-            Err(error) => self.refuse_name("name", Reason::InvalidName, &error),
-        }
-    }
-
-    /// As a name, but may be empty.
-    fn prefix(&mut self, text: &str) -> Option<String> {
-        if text.is_empty() {
-            return Some(String::new());
-        }
-        match within(text, self.limits.name_bytes_max).and_then(LockName::parse) {
-            Ok(name) => Some(name.as_str().to_owned()),
-            Err(error) => self.refuse_name("prefix", Reason::InvalidName, &error),
-        }
-    }
-
+impl Fields<'_> {
     /// The outer `Option` is for a refusal, the inner for "not given".
     fn owner(&mut self, text: Option<&str>) -> Option<Option<Owner>> {
         let Some(text) = text else { return Some(None) };
@@ -184,38 +28,8 @@ impl<'a> Fields<'a> {
     }
 
     /// The outer `Option` is for a refusal, the inner for "not given".
-    fn duration(
-        &mut self,
-        field: &'static str,
-        reason: Reason,
-        value: Option<&prost_types::Duration>,
-    ) -> Option<Option<Duration>> {
-        let Some(value) = value else { return Some(None) };
-        match duration_from_wire(value) {
-            Ok(length) => Some(Some(length)),
-            Err(rule) => self.refuse(
-                field,
-                reason,
-                format!("{rule}, not {} s and {} ns", value.seconds, value.nanos),
-                vec![("seconds", value.seconds.to_string()), ("nanos", value.nanos.to_string())],
-            ),
-        }
-    }
-
-    /// The outer `Option` is for a refusal, the inner for "not given".
     fn ttl(&mut self, value: Option<&prost_types::Duration>) -> Option<Option<Duration>> {
-        let Some(ttl) = self.duration("ttl", Reason::InvalidTtl, value)? else { return Some(None) };
-        let (min, max) = (self.limits.ttl_min, self.limits.ttl_max);
-        if (min..=max).contains(&ttl) {
-            return Some(Some(ttl));
-        }
-        let (ttl, min, max) = (format!("{ttl:?}"), format!("{min:?}"), format!("{max:?}"));
-        self.refuse(
-            "ttl",
-            Reason::InvalidTtl,
-            format!("is {ttl}; from {min} to {max} is allowed"),
-            vec![("ttl", ttl), ("ttl_min", min), ("ttl_max", max)],
-        )
+        self.ttl_within(value, (self.limits.ttl_min, self.limits.ttl_max))
     }
 
     fn wait(&mut self, value: Option<&prost_types::Duration>) -> Option<Duration> {
@@ -289,21 +103,6 @@ impl<'a> Fields<'a> {
         Some(given.into_iter().collect())
     }
 
-    fn fencing_token(&mut self, value: u64) -> Option<Token> {
-        match Token::new(value).filter(|token| *token != Token::ZERO) {
-            Some(token) => Some(token),
-            None => {
-                let max = Token::MAX.to_string();
-                self.refuse(
-                    "fencing_token",
-                    Reason::InvalidFencingToken,
-                    format!("is {value}; from 1 to {max} is allowed"),
-                    vec![("fencing_token", value.to_string()), ("fencing_token_max", max)],
-                )
-            }
-        }
-    }
-
     fn disconnect(&mut self, value: i32) -> Option<DisconnectPolicy> {
         match v1::DisconnectPolicy::try_from(value) {
             Ok(v1::DisconnectPolicy::Unspecified | v1::DisconnectPolicy::Keep) => {
@@ -318,68 +117,6 @@ impl<'a> Fields<'a> {
             ),
         }
     }
-
-    fn page_size(&mut self, value: i32) -> Option<usize> {
-        match usize::try_from(value) {
-            Ok(0) => Some(self.limits.page_size_default),
-            Ok(size) => Some(size.min(self.limits.page_size_max)),
-            Err(_) => self.refuse(
-                "page_size",
-                Reason::InvalidPageSize,
-                format!("is {value}; it must not be negative"),
-                vec![("page_size", value.to_string())],
-            ),
-        }
-    }
-
-    /// The name after which the page starts; empty for the first page.
-    fn page_token(&mut self, text: &str, prefix: &str) -> Option<String> {
-        if text.is_empty() {
-            return Some(String::new());
-        }
-        match page_token_to_name(text).filter(|name| name.as_str().starts_with(prefix)) {
-            Some(name) => Some(name.as_str().to_owned()),
-            None => self.refuse(
-                "page_token",
-                Reason::InvalidPageToken,
-                "is not the next_page_token of a page with the same prefix".to_owned(),
-                vec![],
-            ),
-        }
-    }
-}
-
-/// The configured length, where it is shorter than what the type allows.
-fn within(text: &str, max: usize) -> Result<&str, InvalidName> {
-    match text.len() > max {
-        true => Err(InvalidName::TooLong { bytes: text.len(), max }),
-        false => Ok(text),
-    }
-}
-
-/// Zero or more, and well formed; the error is the rule that is broken.
-fn duration_from_wire(value: &prost_types::Duration) -> Result<Duration, &'static str> {
-    let prost_types::Duration { seconds, nanos } = *value;
-    let mixed = (seconds > 0 && nanos < 0) || (seconds < 0 && nanos > 0);
-    if mixed || nanos.unsigned_abs() >= 1_000_000_000 || seconds.unsigned_abs() > WIRE_SECONDS_MAX as u64 {
-        return Err("must be well formed");
-    }
-    match (u64::try_from(seconds), u32::try_from(nanos)) {
-        (Ok(seconds), Ok(nanos)) => Ok(Duration::new(seconds, nanos)),
-        (Err(_), _) | (_, Err(_)) => Err("must not be negative"),
-    }
-}
-
-fn page_token_from_name(name: &LockName) -> String {
-    URL_SAFE_NO_PAD.encode(name.as_str())
-}
-
-fn page_token_to_name(text: &str) -> Option<LockName> {
-    if text.len() > PAGE_TOKEN_BYTES_MAX {
-        return None;
-    }
-    let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
-    LockName::parse(&String::from_utf8(bytes).ok()?).ok()
 }
 
 /// An `Acquire`.
@@ -460,7 +197,7 @@ pub fn name(text: &str, limits: &Limits) -> Result<LockName, Invalid> {
 pub fn name_and_token(text: &str, fencing_token: u64, limits: &Limits) -> Result<(LockName, Token), Invalid> {
     let mut fields = Fields::new(limits);
     let name = fields.name(text);
-    let token = fields.fencing_token(fencing_token);
+    let token = fields.fencing_token("fencing_token", fencing_token);
     fields.finish(name.zip(token))
 }
 
@@ -483,19 +220,6 @@ pub fn list(request: &v1::ListLocksRequest, limits: &Limits) -> Result<ListReque
     let after = fields.page_token(&request.page_token, prefix.as_deref().unwrap_or_default());
     let parsed = || Some(ListRequest { prefix: prefix?, page_size: page_size?, after: after? });
     fields.finish(parsed())
-}
-
-/// Most events that a caller asks for.
-pub fn events_max(asked: Option<u32>) -> usize {
-    asked.map_or(EVENTS_DEFAULT, |asked| usize::try_from(asked).unwrap_or(usize::MAX).min(EVENTS_MAX))
-}
-
-/// A `WatchStatus`: most events, and the time between two messages.
-pub fn watch_status(request: &v1::WatchStatusRequest, limits: &Limits) -> Result<(usize, Duration), Invalid> {
-    let mut fields = Fields::new(limits);
-    let interval = fields.duration("min_interval", Reason::InvalidInterval, request.min_interval.as_ref());
-    let interval = interval.map(|asked| asked.unwrap_or(INTERVAL_DEFAULT).clamp(INTERVAL_MIN, INTERVAL_MAX));
-    fields.finish(interval.map(|interval| (events_max(request.events_max), interval)))
 }
 
 /// A lease with what remains of it `now`. The one place where a lease id leaves.
@@ -557,7 +281,7 @@ pub fn lock_page(page: &lock::LockPage) -> v1::ListLocksResponse {
     let next = if shown < page.locks.len() { Some(&page.locks[shown - 1].name) } else { page.next.as_ref() };
     v1::ListLocksResponse {
         locks: page.locks[..shown].iter().map(lock_view).collect(),
-        next_page_token: next.map(page_token_from_name).unwrap_or_default(),
+        next_page_token: next.map(|name| page_token_from_name(name.as_str())).unwrap_or_default(),
     }
 }
 
@@ -600,118 +324,6 @@ pub fn token_check(check: &TokenCheck) -> v1::CheckTokenResponse {
     }
 }
 
-/// The cluster, with so many of the latest events.
-pub fn cluster_status(status: &cluster::Status, events_max: usize) -> v1::ClusterStatus {
-    let events = &status.events[status.events.len().saturating_sub(events_max)..];
-    v1::ClusterStatus {
-        cluster: status.daemon.cluster.clone(),
-        node_count: count(status.size.nodes()),
-        quorum: count(status.size.quorum()),
-        counting: count(status.counting),
-        serves: status.serves,
-        grants_locks: status.grants,
-        tolerates: Some(v1::Tolerance {
-            stops: count(status.tolerates.stops),
-            memory_losses: count(status.tolerates.memory_losses),
-        }),
-        summary: bounded(&status.summary),
-        nodes: status.nodes.iter().map(node_status).collect(),
-        events: events.iter().map(cluster_event).collect(),
-        daemon: Some(daemon_status(&status.daemon)),
-    }
-}
-
-fn count(count: usize) -> u32 {
-    u32::try_from(count).unwrap_or(u32::MAX)
-}
-
-fn node_status(node: &NodeStatus) -> v1::NodeStatus {
-    v1::NodeStatus {
-        index: node.index.0.into(),
-        address: bounded(&node.address),
-        connection: connection_state(node.connection).into(),
-        member: member_state(node.listed).into(),
-        counts: node.counts,
-        problem: node.problem.as_deref().map(bounded).unwrap_or_default(),
-        has_listed_memory: node.has_listed_memory,
-        join: node.join.as_ref().map(join_progress),
-        missed_records: node.missed,
-        round_trip: node.figures.map(|figures| duration(figures.round_trip)),
-        clock_offset: node.figures.map(|figures| signed_micros(figures.clock_offset_us)),
-        measure_time: node.figures.map(|figures| timestamp(figures.measured_unix_ms)),
-        server_version: node.version.as_deref().unwrap_or_default().chars().take(64).collect(),
-    }
-}
-
-fn connection_state(connection: Connection) -> v1::ConnectionState {
-    match connection {
-        Connection::Unreachable => v1::ConnectionState::Unreachable,
-        Connection::Refused => v1::ConnectionState::Refused,
-        Connection::Ready => v1::ConnectionState::Ready,
-    }
-}
-
-fn member_state(listed: Option<State>) -> v1::MemberState {
-    match listed {
-        None => v1::MemberState::Unknown,
-        Some(State::Member) => v1::MemberState::Member,
-        Some(State::Joining) => v1::MemberState::Joining,
-        Some(State::Out) => v1::MemberState::Out,
-    }
-}
-
-fn join_progress(join: &JoinProgress) -> v1::JoinProgress {
-    v1::JoinProgress { wiping: join.wiping, merged_records: join.merged, expected_records: join.expected }
-}
-
-fn cluster_event(event: &Event) -> v1::ClusterEvent {
-    let kind = match event.kind {
-        EventKind::Founded => v1::ClusterEventKind::Founded,
-        EventKind::MemoryLost => v1::ClusterEventKind::MemoryLost,
-        EventKind::Joined => v1::ClusterEventKind::Joined,
-        EventKind::PutOut => v1::ClusterEventKind::PutOut,
-        EventKind::ClockJumped => v1::ClusterEventKind::ClockJumped,
-        EventKind::Recovered => v1::ClusterEventKind::Recovered,
-        EventKind::PossibleLoss => v1::ClusterEventKind::PossibleLoss,
-    };
-    v1::ClusterEvent {
-        number: event.number,
-        time: Some(timestamp(event.unix_ms)),
-        kind: kind.into(),
-        node: event.node.map(|node| node.0.into()),
-        text: bounded(&event.text),
-    }
-}
-
-fn daemon_status(daemon: &DaemonFacts) -> v1::DaemonStatus {
-    let setting = |(key, value): &(String, String)| v1::Setting { key: key.clone(), value: bounded(value) };
-    v1::DaemonStatus {
-        version: daemon.version.to_owned(),
-        proposer_id: daemon.proposer.to_string(),
-        start_time: Some(timestamp(daemon.started_unix_ms)),
-        settings: daemon.settings.iter().map(setting).collect(),
-    }
-}
-
-/// Seconds and nanoseconds have the same sign.
-fn signed_micros(micros: i64) -> prost_types::Duration {
-    let nanos = i32::try_from(micros % 1_000_000).expect("a remainder of a million fits") * 1_000;
-    prost_types::Duration { seconds: (micros / 1_000_000).clamp(-WIRE_SECONDS_MAX, WIRE_SECONDS_MAX), nanos }
-}
-
-/// What is longer than the wire allows becomes the longest that it does.
-fn duration(length: Duration) -> prost_types::Duration {
-    let seconds = i64::try_from(length.as_secs()).unwrap_or(i64::MAX).min(WIRE_SECONDS_MAX);
-    let nanos = i32::try_from(length.subsec_nanos()).expect("nanoseconds are below one second");
-    prost_types::Duration { seconds, nanos }
-}
-
-fn timestamp(unix_ms: u64) -> prost_types::Timestamp {
-    let seconds = i64::try_from(unix_ms / 1000).expect("a thousandth of a u64 fits an i64");
-    let nanos = i32::try_from(unix_ms % 1000).expect("a remainder of 1000 fits") * 1_000_000;
-    prost_types::Timestamp { seconds, nanos }
-}
-
 // The generated `Debug` of these three is left out because it would print the lease id.
 
 impl fmt::Debug for v1::Lease {
@@ -743,12 +355,11 @@ impl fmt::Debug for v1::ReleaseRequest {
 
 #[cfg(test)]
 mod tests {
+    use super::super::page_token_to_name;
+    use super::super::testing::{refused, wire};
     use super::*;
+    use crate::grpc::convert::WIRE_SECONDS_MAX;
     use crate::ids::NodeIndex;
-
-    fn wire(seconds: i64, nanos: i32) -> Option<prost_types::Duration> {
-        Some(prost_types::Duration { seconds, nanos })
-    }
 
     fn valid() -> v1::AcquireRequest {
         v1::AcquireRequest { name: "orders".to_owned(), ..Default::default() }
@@ -756,94 +367,6 @@ mod tests {
 
     fn attributes(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
-    }
-
-    #[test]
-    fn a_watch_of_the_status_has_an_interval_that_people_can_follow() {
-        let asked = |min_interval| {
-            let request = v1::WatchStatusRequest { min_interval, events_max: None };
-            watch_status(&request, &Limits::default()).map(|(_, interval)| interval)
-        };
-        assert_eq!(asked(None), Ok(Duration::from_secs(1)));
-        assert_eq!(asked(wire(0, 0)), Ok(Duration::from_millis(100)));
-        assert_eq!(asked(wire(2, 500_000_000)), Ok(Duration::from_millis(2_500)));
-        assert_eq!(asked(wire(86_400, 0)), Ok(Duration::from_secs(3_600)));
-        for bad in [wire(-1, 0), wire(0, -1), wire(1, -1), wire(0, 1_000_000_000)] {
-            assert_eq!(refused(asked(bad)), [("min_interval", Reason::InvalidInterval)], "{bad:?}");
-        }
-        assert_eq!([None, Some(0), Some(30), Some(1_000)].map(events_max), [20, 0, 30, 256]);
-    }
-
-    #[test]
-    fn a_status_goes_over_the_wire_as_it_is() {
-        use crate::ids::ProposerId;
-        use crate::quorum::ClusterSize;
-        let figures = cluster::Figures {
-            round_trip: Duration::from_micros(1_500),
-            clock_offset_us: -2_000_001,
-            measured_unix_ms: 1_001,
-        };
-        let node = NodeStatus {
-            index: NodeIndex(0),
-            address: "redis://a:6379".into(),
-            connection: Connection::Ready,
-            listed: Some(State::Joining),
-            counts: false,
-            problem: Some("ü".repeat(2_000)),
-            has_listed_memory: Some(false),
-            join: Some(JoinProgress { wiping: true, merged: 3, expected: None }),
-            missed: 9,
-            figures: Some(figures),
-            version: Some("7.2.4".into()),
-        };
-        let event = |number| Event {
-            number,
-            unix_ms: 2_000,
-            kind: EventKind::PutOut,
-            node: None,
-            text: "gone".into(),
-        };
-        let daemon = DaemonFacts {
-            cluster: "blue".into(),
-            version: "1.2.3",
-            proposer: ProposerId(255),
-            started_unix_ms: 3_000,
-            settings: vec![("cluster.name".into(), "blue".into())],
-        };
-        let status = cluster::Status {
-            size: ClusterSize::new(1).unwrap(),
-            counting: 0,
-            serves: false,
-            grants: false,
-            tolerates: cluster::Tolerance { stops: 0, memory_losses: 0 },
-            summary: "not serving".into(),
-            nodes: vec![node],
-            events: vec![event(1), event(2), event(3)],
-            daemon: std::sync::Arc::new(daemon),
-        };
-        let sent = cluster_status(&status, 2);
-        assert_eq!((sent.cluster.as_str(), sent.node_count, sent.quorum), ("blue", 1, 1));
-        let numbers: Vec<u64> = sent.events.iter().map(|event| event.number).collect();
-        assert_eq!(numbers, [2, 3], "the latest, oldest first");
-        assert_eq!((sent.events[0].kind(), sent.events[0].node), (v1::ClusterEventKind::PutOut, None));
-        let node = &sent.nodes[0];
-        assert_eq!(
-            (node.member(), node.connection()),
-            (v1::MemberState::Joining, v1::ConnectionState::Ready)
-        );
-        assert_eq!(node.clock_offset, wire(-2, -1_000));
-        assert_eq!((node.round_trip, node.missed_records), (wire(0, 1_500_000), 9));
-        assert!(node.problem.len() <= 1_024 && !node.problem.is_empty());
-        let join = v1::JoinProgress { wiping: true, merged_records: 3, expected_records: None };
-        assert_eq!(node.join, Some(join));
-        let daemon = sent.daemon.expect("always there");
-        assert_eq!((daemon.proposer_id.as_str(), daemon.settings.len()), ("00000000000000ff", 1));
-        assert_eq!(signed_micros(i64::MIN).seconds, -WIRE_SECONDS_MAX);
-    }
-
-    /// The reasons of all violations with their fields.
-    fn refused<T: fmt::Debug>(result: Result<T, Invalid>) -> Vec<(&'static str, Reason)> {
-        result.expect_err("refused").0.iter().map(|violation| (violation.field, violation.reason)).collect()
     }
 
     #[test]

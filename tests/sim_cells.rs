@@ -2,9 +2,11 @@
 #![cfg(feature = "sim")]
 
 use majorityd::sim::cell::{CellCall, CellModel, CellState, CellTold};
-use majorityd::sim::cells::{judge, timed};
+use majorityd::sim::cells::{Judged, judge, timed};
 use majorityd::sim::history::{Calls, Fate};
 use majorityd::sim::judge::CELL_STEPS_MAX as STEPS_MAX;
+use majorityd::sim::key::KeyTold;
+use majorityd::sim::keys;
 use majorityd::sim::linearizable::{Model, Timed, Verdict, check};
 use majorityd::sim::random::Random;
 use majorityd::sim::run::run;
@@ -29,6 +31,31 @@ fn hardly_a_history_is_left_undecided_and_all_fates_occur() {
     println!("{answered} answered, {not_applied} not applied, {unknown} unknown, {undecided} undecided");
     assert!(answered > 500 && unknown > 10 && not_applied > 10);
     // What can't be decided proves nothing, so it must stay rare.
+    assert!(undecided <= 1);
+}
+
+#[test]
+fn of_keys_too_and_requests_are_sent_again() {
+    let (mut all, mut undecided, mut repeated, mut refused) = (Judged::default(), 0, 0, 0);
+    for seed in 1..=20 {
+        let history = run(seed).keys;
+        let judged = keys::judge(&history, STEPS_MAX).expect("an order");
+        all.answered += judged.answered;
+        all.unknown += judged.unknown;
+        all.not_applied += judged.not_applied;
+        undecided += judged.undecided.len();
+        for call in history.keys().flat_map(|(_, calls)| &calls.0) {
+            match &call.fate {
+                Fate::Answered(KeyTold::Written(written)) => repeated += usize::from(written.repeated),
+                Fate::Answered(KeyTold::Refused(_)) => refused += 1,
+                _ => {}
+            }
+        }
+    }
+    let Judged { answered, unknown, not_applied, .. } = all;
+    println!("{answered} answered, {not_applied} not applied, {unknown} unknown, {undecided} undecided");
+    println!("{repeated} repeated, {refused} refused");
+    assert!(answered > 500 && unknown > 10 && not_applied > 10 && repeated > 50 && refused > 50);
     assert!(undecided <= 1);
 }
 

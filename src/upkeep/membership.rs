@@ -83,6 +83,9 @@ pub struct Membership {
     /// Joins that this daemon watches: what was seen last, and since when.
     watched: BTreeMap<NodeIndex, (Watched, Moment)>,
     recovery: Recovery,
+    /// The last recovery whose stamp this daemon has seen aged: q nodes said so. That stays so, also when only younger copies
+    /// of the list can be asked.
+    recovered: Option<Stamp>,
 }
 
 /// How far a join is, as others see it: whether it moves.
@@ -119,6 +122,7 @@ impl Membership {
             made: BTreeSet::new(),
             watched: BTreeMap::new(),
             recovery,
+            recovered: None,
         }
     }
 
@@ -216,7 +220,11 @@ impl Membership {
         }
         self.stuck_since = None;
         self.recovery.over();
-        let view = View { vid: record.vid, grants: recovered, list };
+        if recovered {
+            self.recovered = list.recovery;
+        }
+        let grants = recovered || self.recovered == list.recovery;
+        let view = View { vid: record.vid, grants, list };
         if self.cluster.views.current().as_deref() != Some(&view) {
             let members = view.list.entries.iter().filter(|entry| entry.state == State::Member).count();
             tracing::info!(list = %view.vid, members, grants = view.grants, "going by a member list");

@@ -1,8 +1,9 @@
 //! Whole daemons: what the driver, the facade and the member list's task see to.
 
+use majorityd::members::State;
 use majorityd::members::change::MemberChange;
 use majorityd::mutant::Mutant;
-use majorityd::node::embedded::Keyspace;
+use majorityd::node::embedded::{After, Keyspace};
 use majorityd::node::operation::Operation;
 
 use super::stage::{ACCEPT, Clocks, RIGHT, Stage, Way};
@@ -177,6 +178,25 @@ fn a_founding_without_the_operators_word_waits_for_leases_to_run_out() {
         stage.pass(5_000);
         not_both(a.relies(x.as_ref()), b.relies(y.lease().as_ref()))
     });
+}
+
+/// The list on a node that joined since is young, and so is its stamp there.
+#[test]
+fn a_wait_that_is_over_does_not_begin_again_when_a_node_that_knows_of_it_is_gone() {
+    let stage = Stage::on(Table::laid(3));
+    flush(&stage, 0..3);
+    let a = stage.keeper(2, false);
+    stage.pass(15_000);
+    let taken = |name| stage.acquire_one(&a, name, "x", 30, 0).lease().is_some();
+    assert!(!taken("early"), "others may hold it");
+    stage.pass(70_000);
+    assert!(taken("late"), "the wait is over");
+    stage.restart(2, After::Wiped, &[&a]);
+    stage.pass(20_000);
+    assert!(a.view().list.entries.iter().all(|entry| entry.state == State::Member), "it has joined");
+    a.way(0, Way::Cut);
+    stage.pass(5_000);
+    assert!(taken("later"), "two nodes are enough, and the wait is over");
 }
 
 #[test]

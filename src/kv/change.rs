@@ -126,6 +126,11 @@ impl Kind for KeyKind {
         !value.stamps().is_empty()
     }
 
+    fn weight(value: &KeyValue) -> usize {
+        let data = value.stored.as_ref().map_or(0, |stored| stored.data.len());
+        data + value.requests.len() * size_of::<Request>()
+    }
+
     fn is_listed(value: &KeyValue) -> bool {
         value.says_something()
     }

@@ -83,6 +83,11 @@ pub trait Kind: Send + Sync + 'static {
     /// Whether the first stamp guards the value: until it has aged, glances are answered with the record.
     fn is_guarded(value: &Self::Value) -> bool;
 
+    /// How many bytes of memory the value takes, more or less, beyond a few hundred.
+    fn weight(_: &Self::Value) -> usize {
+        0
+    }
+
     /// Whether the node's index has the name.
     fn is_listed(value: &Self::Value) -> bool;
 

@@ -24,8 +24,10 @@ use crate::token::Ballot;
 
 /// Locks that guard the map of lines, so that keys seldom meet at one.
 const SHARDS: usize = 64;
-/// Idle keys whose warm promise one shard remembers. A promise that is forgotten costs one round trip.
+/// Idle keys whose warm promise one shard remembers, and the bytes of their values, which it remembers with them: 128 MiB in
+/// all shards. A promise that is forgotten costs one round trip.
 const WARM_PER_SHARD_MAX: usize = 1_024;
+const WARM_BYTES_PER_SHARD_MAX: usize = 2 << 20;
 
 /// Pause before the indexes are asked again.
 const LIST_PAUSE: Duration = Duration::from_millis(50);
@@ -80,8 +82,16 @@ struct Inner<K: Kind> {
 struct Shard<K: Kind> {
     /// Never iterated over, so its order does not matter.
     lines: HashMap<Arc<str>, Line<K>>,
-    /// Idle lines with a warm promise, longest idle first.
-    idle: VecDeque<Arc<str>>,
+    /// Idle lines with a warm promise.
+    idle: Resting,
+}
+
+/// Names of lines that came to rest, the longest idle first, with what their values weigh. A name stands there once for each
+/// time that it came to rest.
+#[derive(Default)]
+struct Resting {
+    names: VecDeque<(Arc<str>, usize)>,
+    bytes: usize,
 }
 
 struct Line<K: Kind> {
@@ -128,7 +138,7 @@ impl<K: Kind> Clone for Registers<K> {
 impl<K: Kind> Registers<K> {
     /// The registers of kind `K` on a cluster. Without a quorum a round is given up after `patience`.
     pub fn new(cluster: Arc<Cluster>, patience: Duration) -> Self {
-        let shard = || Mutex::new(Shard { lines: HashMap::new(), idle: VecDeque::new() });
+        let shard = || Mutex::new(Shard { lines: HashMap::new(), idle: Resting::default() });
         Self { inner: Arc::new(Inner { cluster, patience, shards: (0..SHARDS).map(|_| shard()).collect() }) }
     }
 
@@ -298,14 +308,13 @@ impl<K: Kind> Shard<K> {
     fn rest(&mut self, name: &Arc<str>) {
         let Some(line) = self.lines.get_mut(name) else { return };
         line.running = false;
-        if line.warm.is_some() {
+        if let Some(warm) = &line.warm {
             line.rests += 1;
-            self.idle.push_back(name.clone());
+            self.idle.push(name.clone(), K::weight(warm.value()));
         } else if line.rests == 0 {
             self.lines.remove(name);
         }
-        while self.idle.len() > WARM_PER_SHARD_MAX {
-            let oldest = self.idle.pop_front().expect("it is longer than its bound");
+        while let Some(oldest) = self.idle.pop_surplus() {
             let Some(line) = self.lines.get_mut(&oldest) else { continue };
             // A name stands there once for each time it came to rest; its last place counts.
             line.rests -= 1;
@@ -313,6 +322,23 @@ impl<K: Kind> Shard<K> {
                 self.lines.remove(&oldest);
             }
         }
+    }
+}
+
+impl Resting {
+    fn push(&mut self, name: Arc<str>, bytes: usize) {
+        self.names.push_back((name, bytes));
+        self.bytes += bytes;
+    }
+
+    /// The longest idle, as long as there are too many or too heavy ones.
+    fn pop_surplus(&mut self) -> Option<Arc<str>> {
+        if self.names.len() <= WARM_PER_SHARD_MAX && self.bytes <= WARM_BYTES_PER_SHARD_MAX {
+            return None;
+        }
+        let (name, bytes) = self.names.pop_front()?;
+        self.bytes -= bytes;
+        Some(name)
     }
 }
 
@@ -415,6 +441,26 @@ impl<K: Kind> Inner<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_longest_idle_make_room_where_there_are_too_many_or_too_heavy_ones() {
+        let rest = |count: usize, bytes: usize| {
+            let (mut resting, mut left) = (Resting::default(), 0);
+            for number in 0..count {
+                resting.push(number.to_string().into(), bytes);
+                while let Some(name) = resting.pop_surplus() {
+                    assert_eq!(name.as_ref(), left.to_string());
+                    left += 1;
+                }
+            }
+            count - left
+        };
+        assert_eq!(rest(WARM_PER_SHARD_MAX, 0), WARM_PER_SHARD_MAX);
+        assert_eq!(rest(WARM_PER_SHARD_MAX + 7, 0), WARM_PER_SHARD_MAX);
+        assert_eq!(rest(10, WARM_BYTES_PER_SHARD_MAX / 4), 4);
+        assert_eq!(rest(10, WARM_BYTES_PER_SHARD_MAX), 1);
+        assert_eq!(rest(10, WARM_BYTES_PER_SHARD_MAX + 1), 0, "what is heavier than all may be is not kept");
+    }
 
     #[test]
     fn a_page_ends_where_an_index_may_have_more() {

@@ -421,6 +421,7 @@ cases! {
     records::a_page_of_keys_is_in_their_order,
     records::pages_are_gated_and_a_recovery_has_its_own_gate,
     records::ballots_are_shown_without_values,
+    records::ballots_of_large_records_are_shown_some_at_a_time,
     records::what_guards_a_record_ripens_by_the_nodes_clock,
     records::only_what_is_as_it_was_read_is_forgotten,
     records::what_is_forgotten_raises_the_floor,

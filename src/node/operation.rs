@@ -360,7 +360,8 @@ pub enum Answer {
     Names(Vec<String>),
     /// Some of its records.
     Page(Page),
-    /// What it holds, in the order of the question; `None` for nothing at all.
+    /// What it holds, in the order of the question; `None` for nothing at all. Where records are large only of the first keys,
+    /// one at least.
     Ballots(Vec<Option<Held>>),
     /// How many records are gone.
     Forgotten(u64),

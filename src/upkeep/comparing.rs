@@ -175,20 +175,34 @@ impl Comparing {
     }
 
     /// What members say of registers; nothing of those on which fewer than q have a word.
-    async fn look(&self, keys: Vec<RegisterKey>) -> Vec<(RegisterKey, Look)> {
-        let Some(view) = self.cluster.views.current() else { return Vec::new() };
-        let answers = self.cluster.ask_members(&view, &Operation::Ballots { keys: keys.clone() }).await;
+    async fn look(&self, mut keys: Vec<RegisterKey>) -> Vec<(RegisterKey, Look)> {
+        let mut looks = Vec::with_capacity(keys.len());
+        while !keys.is_empty() {
+            // Of large records members show some at a time.
+            let (some, shown) = self.look_at_some(&keys).await;
+            looks.extend(some);
+            keys.drain(..shown);
+        }
+        looks
+    }
+
+    /// The same of the first keys, and of how many.
+    async fn look_at_some(&self, keys: &[RegisterKey]) -> (Vec<(RegisterKey, Look)>, usize) {
+        let Some(view) = self.cluster.views.current() else { return (Vec::new(), keys.len()) };
+        let answers = self.cluster.ask_members(&view, &Operation::Ballots { keys: keys.to_vec() }).await;
+        let mut shown = keys.len();
         let mut held: BTreeMap<usize, Vec<Option<Held>>> = BTreeMap::new();
         for (_, answer) in answers {
             let Answer::Ballots(all) = answer else { continue };
+            shown = shown.min(all.len().max(1));
             all.into_iter().enumerate().for_each(|(at, one)| held.entry(at).or_default().push(one));
         }
         let quorum = self.cluster.size.quorum();
-        let heard = keys.into_iter().enumerate().filter_map(|(at, key)| {
+        let heard = keys[..shown].iter().enumerate().filter_map(|(at, key)| {
             let held = held.get(&at).filter(|held| held.len() >= quorum)?;
-            Some((key, look(held, quorum)))
+            Some((key.clone(), look(held, quorum)))
         });
-        heard.collect()
+        (heard.collect(), shown)
     }
 }
 

@@ -62,14 +62,14 @@ impl Forgetting {
         (!joining || mutant::is_on(Mutant::ForgottenWhileJoining)).then_some(view)
     }
 
-    async fn see(&mut self, keys: Vec<RegisterKey>) {
+    async fn see(&mut self, mut keys: Vec<RegisterKey>) {
         let Some(view) = self.view() else { return self.put_back(&keys) };
         let members = view.list.entries.iter().filter(|entry| entry.state == State::Member).count();
         let answers = self.cluster.ask_members(&view, &Operation::Ballots { keys: keys.clone() }).await;
         let held: Vec<Vec<Option<Held>>> = answers
             .into_iter()
             .filter_map(|(_, answer)| match answer {
-                Answer::Ballots(held) if held.len() == keys.len() => Some(held),
+                Answer::Ballots(held) => Some(held),
                 _ => None,
             })
             .collect();
@@ -77,6 +77,9 @@ impl Forgetting {
         if held.len() < members && !by_quorum {
             return self.put_back(&keys);
         }
+        // Of large records members show some at a time; those are in use again, and so may others be.
+        let shown = held.iter().map(Vec::len).min().unwrap_or(0).min(keys.len());
+        self.put_back(&keys.split_off(shown));
         let quorum = self.cluster.size.quorum();
         let mut records = Vec::new();
         for (at, key) in keys.into_iter().enumerate() {

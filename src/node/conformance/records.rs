@@ -211,6 +211,20 @@ pub(super) async fn ballots_are_shown_without_values(subject: &dyn Subject) {
     assert_eq!(answer, Some(Answer::Ballots(vec![Some(Held { copied: true, ..plain })])));
 }
 
+pub(super) async fn ballots_of_large_records_are_shown_some_at_a_time(subject: &dyn Subject) {
+    let connection = member(subject).await;
+    let large = "x".repeat(200_000);
+    let names = ["a", "b", "c", "d"];
+    for name in names {
+        connection.run(put(name, ballot(2, 1), if name == "d" { "small" } else { &large })).await;
+    }
+    for (first, shown) in [(0, 2), (1, 2), (2, 2), (3, 1)] {
+        let keys = names[first..].iter().map(|name| lock(name)).collect();
+        let answer = connection.run(Operation::Ballots { keys }).await;
+        assert!(matches!(&answer, Answer::Ballots(held) if held.len() == shown), "from {first}: {answer:?}");
+    }
+}
+
 pub(super) async fn what_guards_a_record_ripens_by_the_nodes_clock(subject: &dyn Subject) {
     let connection = member(subject).await;
     let (first, second) = (stamp(ballot(1, 1)), stamp(ballot(2, 1)));

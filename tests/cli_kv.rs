@@ -2,83 +2,43 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+#[path = "support/in_process.rs"]
+mod in_process;
+
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::SocketAddr;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use in_process::{InProcess, told};
 use majorityd::config::Settings;
-use majorityd::grpc::{self, Services};
-use majorityd::runtime::system;
-use majorityd::server::{Daemon, embedded_servers};
 use serde_json::{Value, json};
 
 /// A daemon on three embedded nodes, and commands that ask it.
 struct Stage {
-    address: SocketAddr,
-    _runtime: tokio::runtime::Runtime,
+    daemon: InProcess,
 }
 
 impl Stage {
     fn new() -> Self {
         let mut settings = Settings::default();
-        settings.cluster.bootstrap = true;
         // What a watch tells it has been told of, or knows when to look for.
         settings.keys.look_interval = Duration::from_secs(3_600);
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let address = runtime.block_on(async {
-            let system = system::runtime();
-            let daemon = Daemon::on_embedded(&settings, &system, &embedded_servers(3, &system)).unwrap();
-            while daemon.observer.look().counting < 3 {
-                system.clock.sleep_until(system.clock.now() + Duration::from_millis(5)).await;
-            }
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let address = listener.local_addr().unwrap();
-            let services = Services {
-                locks: daemon.locks.clone(),
-                keys: daemon.keys.clone(),
-                observer: daemon.observer.clone(),
-                runtime: system.clone(),
-                can_serve: daemon.can_serve.clone(),
-                settings: grpc::Settings::default(),
-            };
-            system.spawner.spawn(Box::pin(async move {
-                let _daemon = daemon;
-                grpc::serve(services, listener, None, std::future::pending()).await.unwrap();
-            }));
-            address
-        });
-        Self { address, _runtime: runtime }
+        Self { daemon: InProcess::embedded(&settings) }
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_majorityd"));
-        for (name, _) in
-            std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MAJORITYD"))
-        {
-            command.env_remove(name);
-        }
-        command.arg("kv").args(arguments).env("MAJORITYD_ENDPOINT", format!("http://{}", self.address));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
+        self.daemon.command(&[&["kv"], arguments].concat())
     }
 
-    /// Exit code, standard output, standard error.
-    fn run(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
-        told(&self.command(arguments).output().unwrap())
+    fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+        told(self.command(arguments).output().unwrap())
     }
 
     fn json(&self, arguments: &[&str]) -> Value {
         let (code, out, err) = self.run(&[arguments, &["--output", "json"]].concat());
-        assert_eq!(code, Some(0), "{arguments:?}: {err}");
+        assert_eq!(code, 0, "{arguments:?}: {err}");
         serde_json::from_str(&out).unwrap()
     }
-}
-
-fn told(output: &Output) -> (Option<i32>, String, String) {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
-    (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
 
 #[test]
@@ -86,7 +46,7 @@ fn keys_are_written_read_listed_and_removed() {
     let stage = Stage::new();
     let says = |arguments: &[&str], code, expected: &str| {
         let (found, out, err) = stage.run(arguments);
-        assert_eq!(found, Some(code), "{arguments:?}: {out} {err}");
+        assert_eq!(found, code, "{arguments:?}: {out} {err}");
         assert!(out.contains(expected) || err.contains(expected), "{arguments:?}: {out} {err}");
     };
     says(&["get", "a"], 1, "a has no value");
@@ -123,7 +83,7 @@ fn bytes_go_in_and_out_as_they_are() {
     child.stdin.take().unwrap().write_all(&bytes).unwrap();
     assert!(child.wait().unwrap().success());
     assert_eq!(stage.command(&["get", "bin", "--raw"]).output().unwrap().stdout, bytes);
-    assert_eq!(stage.run(&["get", "bin"]).1, "<3 bytes that are no text>");
+    assert_eq!(stage.run(&["get", "bin"]).1, "<3 bytes that are no text>\n");
     assert_eq!(stage.json(&["get", "bin"])["value_base64"], json!("/wAK"));
 }
 
@@ -133,13 +93,13 @@ fn a_write_under_a_lock_takes_its_fence_from_the_environment() {
     let set = |token: &str| {
         let mut command = stage.command(&["set", "a", token]);
         command.env("MAJORITYD_LOCK_NAME", "job").env("MAJORITYD_FENCING_TOKEN", token);
-        told(&command.output().unwrap())
+        told(command.output().unwrap())
     };
-    assert_eq!(set("7").0, Some(0));
+    assert_eq!(set("7").0, 0);
     let (code, _, err) = set("6");
-    assert_eq!(code, Some(1));
+    assert_eq!(code, 1);
     assert!(err.contains("FENCED") && err.contains("token 7 of the lock job"), "{err}");
-    assert_eq!(set("7").0, Some(0), "the same holder writes more than once");
+    assert_eq!(set("7").0, 0, "the same holder writes more than once");
 }
 
 #[test]
@@ -170,9 +130,9 @@ fn a_watch_tells_what_there_is_and_then_what_changes() {
 fn another_daemon_is_asked_where_one_does_not_answer() {
     let stage = Stage::new();
     let mut command = stage.command(&["set", "a", "x"]);
-    command.env("MAJORITYD_ENDPOINT", format!("http://127.0.0.1:1,http://{}", stage.address));
-    assert_eq!(told(&command.output().unwrap()).0, Some(0));
+    command.env("MAJORITYD_ENDPOINT", format!("http://127.0.0.1:1,http://{}", stage.daemon.address));
+    assert_eq!(told(command.output().unwrap()).0, 0);
     let mut command = stage.command(&["get", "a"]);
     command.env("MAJORITYD_ENDPOINT", "http://127.0.0.1:1");
-    assert_eq!(told(&command.output().unwrap()).0, Some(69));
+    assert_eq!(told(command.output().unwrap()).0, 69);
 }

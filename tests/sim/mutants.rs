@@ -35,7 +35,6 @@ const CAUGHT_WITHIN: &[(Mutant, u64)] = &[
     (Mutant::FencesGoWithValue, 15),
     (Mutant::RequestIdIgnored, 20),
     (Mutant::NoOpUnremembered, 20),
-    (Mutant::TokensNotReserved, 40),
     (Mutant::AgedByOne, 80),
     (Mutant::NeverSwept, 10),
     (Mutant::WarmTwice, 40),

@@ -222,6 +222,10 @@ mutants! {
     NoOpUnremembered = "no-op-unremembered",
     /// Requests are remembered for ever. What is removed is forgotten; section 5, liveness only.
     RequestsNeverAge = "requests-never-age",
+    /// A watch looks only at what is announced. Announcements may be lost; section 4, liveness only.
+    WatchNeverWalks = "watch-never-walks",
+    /// A watch tells a removal that is forgotten under the version zero. Versions never go backwards; section 4.
+    WatchForgetsVersions = "watch-forgets-versions",
     /// A request is said not to have happened when its last repeat did not. "Nothing happened" is true; section 1.
     RepeatForgetsDoubt = "repeat-forgets-doubt",
     /// Versions are counted, and not given by ballots. They grow over forgetting; section 4.

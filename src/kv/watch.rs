@@ -21,6 +21,7 @@ use super::keys::Inner;
 use super::{Entry, KvError};
 use crate::ids::Key;
 use crate::limits;
+use crate::mutant::{self, Mutant};
 use crate::register::RegisterError;
 use crate::runtime::Moment;
 use crate::token::Token;
@@ -191,8 +192,8 @@ struct Known {
 fn compare(key: Key, seen: Seen, told: Option<Told>) -> (Option<WatchEvent>, Told) {
     let version = match told {
         // A removal that is forgotten is no older than the value that it removed.
-        Some(told) => seen.version.max(told.version),
-        None => seen.version,
+        Some(told) if !mutant::is_on(Mutant::WatchForgetsVersions) => seen.version.max(told.version),
+        Some(_) | None => seen.version,
     };
     let now = Told { version, writes: seen.writes, present: seen.entry.is_some() };
     let changed = match told {
@@ -364,6 +365,9 @@ impl Watcher {
             Scope::Prefix(_) => self.inner.settings.look_interval * WALKS_SPARSER,
         };
         self.next_walk = self.inner.now() + interval / 2 + self.inner.runtime().entropy.jitter(interval);
+        if mutant::is_on(Mutant::WatchNeverWalks) {
+            self.next_walk = Moment::FAR;
+        }
         if !std::mem::replace(&mut self.synced, true) {
             self.ready.push_back(WatchEvent::Synced);
         }

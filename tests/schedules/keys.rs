@@ -2,17 +2,19 @@
 
 use std::time::Duration;
 
+use futures::StreamExt;
 use majorityd::ids::{Key, LockName, RequestId};
 use majorityd::kv::change::{KeyAnswer, KeyChange, KeyKind, Refused};
 use majorityd::kv::value::KeyValue;
-use majorityd::kv::{Effect, Fence, KvError, Mutation, Precondition, Write, Written};
+use majorityd::kv::watch::Scope;
+use majorityd::kv::{Effect, Fence, KvError, Mutation, Precondition, WatchEvent, Watched, Write, Written};
 use majorityd::limits;
 use majorityd::mutant::Mutant;
 use majorityd::register::RegisterError;
 use majorityd::register::proposer::{Fate, Warm};
 use majorityd::token::Token;
 
-use super::stage::{ACCEPT, RIGHT, Stage, Way};
+use super::stage::{ACCEPT, Call, Daemon, RIGHT, Stage, Way};
 use super::table::{Found, Hand, Round, Table, holds_and_breaks_without, promise};
 
 const KEY: &str = "k:lock";
@@ -371,5 +373,57 @@ fn a_fence_stays_when_the_value_goes() {
         write(&table, &a, DELETE);
         let old = write(&table, &b, fenced(set("old"), 5));
         promise(is_fenced(&old), "who lost the lock brought back what the next holder had removed")
+    });
+}
+
+// ---- watching
+
+/// The first events of a watch, once there are so many.
+fn watching(stage: &Stage, daemon: &Daemon, events: usize) -> Call<Vec<Result<WatchEvent, KvError>>> {
+    let scope = Scope::Key(Key::parse("lock").expect("a good name"));
+    let watch = daemon.keys.watch(Watched { scope, after: None });
+    stage.call(watch.take(events).collect())
+}
+
+fn write_at(stage: &Stage, daemon: &Daemon, write: Write) {
+    let (keys, deadline) = (daemon.keys.clone(), daemon.deadline());
+    let key = Key::parse("lock").expect("a good name");
+    let done = stage.call(async move { keys.write(&key, write.into(), deadline).await });
+    assert!(matches!(done.ended(), Some(Ok(_))), "everybody listens");
+}
+
+/// Nothing is announced on the stage.
+#[test]
+fn a_watch_finds_what_was_not_announced() {
+    holds_and_breaks_without(Mutant::WatchNeverWalks, || {
+        let stage = Stage::on(Table::laid(3));
+        let (a, b) = (stage.daemon(1, RIGHT), stage.daemon(2, RIGHT));
+        // That there is nothing, that this is all, and what comes.
+        let told = watching(&stage, &a, 3);
+        write_at(&stage, &b, set("1"));
+        stage.pass(20_000);
+        promise(told.ended().is_some(), "who watches is never told of a write")
+    });
+}
+
+#[test]
+fn a_removal_that_is_forgotten_is_told_under_no_lower_version() {
+    holds_and_breaks_without(Mutant::WatchForgetsVersions, || {
+        let stage = Stage::on(Table::laid(3));
+        let (a, b) = (stage.daemon(1, RIGHT), stage.daemon(2, RIGHT));
+        let told = watching(&stage, &a, 4);
+        write_at(&stage, &b, set("1"));
+        stage.pass(20_000);
+        write_at(&stage, &b, DELETE);
+        stage.table.forget_everywhere(KEY);
+        stage.pass(20_000);
+        let told = told.ended().expect("nothing, all of it, a value, nothing");
+        let version = |event: &Result<WatchEvent, KvError>| match event {
+            Ok(WatchEvent::Value { entry, .. }) => Some(entry.version),
+            Ok(WatchEvent::Removed { version, .. }) => Some(*version),
+            Ok(WatchEvent::Synced) | Err(_) => None,
+        };
+        let versions: Vec<Token> = told.iter().filter_map(version).collect();
+        promise(versions.len() == 3 && versions.is_sorted(), "a version of a key went backwards")
     });
 }

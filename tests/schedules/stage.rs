@@ -200,8 +200,9 @@ impl Clock for Place {
         if left.is_zero() {
             return futures::future::ready(()).boxed();
         }
-        let left_ms = u64::try_from(left.as_micros()).unwrap_or(u64::MAX / 2).div_ceil(self.rate);
-        let due = self.clock_ms.load(Ordering::Relaxed) + left_ms;
+        // Up, so that nobody is woken before the time and sleeps again for none.
+        let left_ms = u64::try_from(left.as_nanos()).unwrap_or(u64::MAX).div_ceil(1_000 * self.rate);
+        let due = self.clock_ms.load(Ordering::Relaxed).saturating_add(left_ms);
         let (sender, fired) = oneshot::channel();
         let number = self.shared.timers_made.fetch_add(1, Ordering::Relaxed);
         lock(&self.shared.timers).insert((due, number), sender);

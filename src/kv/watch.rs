@@ -231,6 +231,8 @@ struct Watcher {
     /// Where a walk goes on, if there is one.
     walk: Option<String>,
     next_walk: Moment,
+    /// Another walk is to follow at once.
+    again: bool,
     synced: bool,
     over: bool,
 }
@@ -251,6 +253,7 @@ impl Watcher {
             ready: VecDeque::new(),
             walk: Some(String::new()),
             next_walk,
+            again: false,
             synced: false,
             over: false,
         }
@@ -294,19 +297,27 @@ impl Watcher {
     async fn look(&mut self) -> Result<(), KvError> {
         // Listen before taking the names, so that a change in between is not missed.
         let (announced, closed) = (self.changed.event.listen(), self.inner.closed.listen());
-        let Names { some, many } = self.changed.take();
-        self.names.extend(some);
-        let expired = self.take_expired();
-        self.names.extend(expired);
-        if many && self.walk.is_none() {
-            self.walk = Some(String::new());
+        // Those that were taken come first: what waits beyond them is bounded where it waits.
+        if self.names.is_empty() {
+            let Names { some, many } = self.changed.take();
+            self.names.extend(some);
+            let expired = self.take_expired();
+            self.names.extend(expired);
+            // A walk that is under way may have passed them.
+            self.again |= many && self.walk.is_some();
+            if self.walk.is_none() && (many || self.inner.now() >= self.next_walk) {
+                self.walk = Some(String::new());
+            }
         }
         if !self.names.is_empty() {
             let names: Vec<String> = self.names.iter().take(STEP).cloned().collect();
             self.read(&names).await?;
             self.names.drain(..names.len());
-            return Ok(());
+            if self.walk.is_none() {
+                return Ok(());
+            }
         }
+        // Also while changes keep coming: a walk comes to its end.
         if let Some(after) = self.walk.clone() {
             return self.step(after).await;
         }
@@ -314,9 +325,6 @@ impl Watcher {
         let wake_at = expiry.map_or(self.next_walk, |at| at.min(self.next_walk));
         let timer = self.inner.runtime().clock.sleep_until(wake_at);
         future::select(timer, future::select(announced, closed)).await;
-        if self.inner.now() >= self.next_walk {
-            self.walk = Some(String::new());
-        }
         Ok(())
     }
 
@@ -359,7 +367,7 @@ impl Watcher {
             }
             return Ok(());
         }
-        self.walk = None;
+        self.walk = std::mem::take(&mut self.again).then(String::new);
         let interval = match self.watched.scope {
             Scope::Key(_) => self.inner.settings.look_interval,
             Scope::Prefix(_) => self.inner.settings.look_interval * WALKS_SPARSER,

@@ -1,6 +1,8 @@
 //! Watch: a key or a prefix, what was there, what changes, and how it ends.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use majorityd::proto::v1;
@@ -211,6 +213,33 @@ async fn versions_only_rise_and_the_last_is_always_told_however_many_write() {
             let skipped = number - before.1 - 1;
             assert!(before.0 == 0 || skipped == value.missed as i64, "{skipped} {}", value.missed);
         }
+    }
+}
+
+#[tokio::test]
+async fn a_watch_tells_all_that_is_there_although_writes_never_stop() {
+    let (_cluster, _served, clients) = kv_pair().await;
+    // More than the watch reads in one step.
+    let key = |number: usize| format!("n/{number:03}");
+    let mut one = clients[0].clone();
+    for number in 0..300 {
+        within(one.increment(counting(&key(number)))).await.unwrap();
+    }
+    let over = Arc::new(AtomicBool::new(false));
+    let writers = (0..100_usize).map(|writer| {
+        let (mut client, over) = (clients[writer % 2].clone(), over.clone());
+        start(async move {
+            while !over.load(Ordering::Relaxed) {
+                within(client.increment(counting(&key(writer)))).await.unwrap();
+            }
+        })
+    });
+    let writers: Vec<_> = writers.collect();
+    let mut events = watch(&mut one, of_prefix("n/")).await;
+    while !matches!(next(&mut events).await, Event::Synced(_)) {}
+    over.store(true, Ordering::Relaxed);
+    for writer in writers {
+        within(writer).await.unwrap();
     }
 }
 

@@ -256,7 +256,12 @@ impl Cluster {
             Answer::Ballots(held) => {
                 held.iter().flatten().for_each(|held| self.tokens.observe(held.promise.token));
             }
+            Answer::Claimed(claimed) => {
+                let promised = claimed.items.iter().map(|(_, record)| record.promise.token);
+                self.tokens.observe(promised.fold(claimed.floor.token, Token::max));
+            }
             Answer::Record(None)
+            | Answer::Census(_)
             | Answer::Accepted
             | Answer::Names(_)
             | Answer::Forgotten(_)
@@ -271,7 +276,20 @@ impl Cluster {
 
 /// Runs a machine to its end, at the latest until `deadline`.
 pub async fn drive<M: Machine>(cluster: &Cluster, machine: &mut M, deadline: Moment) -> M::Outcome {
-    Drive::new(cluster, deadline).run(machine).await
+    drive_from(cluster, machine, deadline, None).await.0
+}
+
+/// The same for a machine that goes by answers which were given under a list; and the list of the last round.
+pub async fn drive_from<M: Machine>(
+    cluster: &Cluster,
+    machine: &mut M,
+    deadline: Moment,
+    view: Option<Arc<View>>,
+) -> (M::Outcome, Option<Arc<View>>) {
+    let mut drive = Drive::new(cluster, deadline);
+    drive.round.view = view;
+    let outcome = drive.run(machine).await;
+    (outcome, drive.round.view)
 }
 
 /// One run of one machine.
@@ -319,11 +337,13 @@ impl<'a> Drive<'a> {
         Self { cluster, deadline, sender, replies, round, alarm: None }
     }
 
-    async fn run<M: Machine>(mut self, machine: &mut M) -> M::Outcome {
+    async fn run<M: Machine>(&mut self, machine: &mut M) -> M::Outcome {
         let mut action = self.with_context(|context| machine.start(context));
         loop {
             match action {
                 Action::Done(outcome) => return outcome,
+                // What was promised before a recovery may be lost.
+                Action::Send(Operation::Accept(_)) if self.has_recovered() => return machine.give_up(),
                 Action::Send(operation) => {
                     self.round.operation = Some(operation.encode());
                     self.send();
@@ -391,14 +411,19 @@ impl<'a> Drive<'a> {
         }
     }
 
-    /// Sends the same again under the list that there is now. Not across a recovery: what the round goes by may have been
-    /// lost, and the time that it counts from may be before leases that were granted since.
-    fn resend<M: Machine>(&mut self, machine: &mut M) -> Action<M::Outcome> {
+    /// Whether the cluster was recovered since the last round.
+    fn has_recovered(&self) -> bool {
         let now = self.cluster.views.current();
         let recovered = self.round.view.as_ref().zip(now).is_some_and(|(then, now)| {
             then.list.recovery != now.list.recovery && now.list.recovery.is_some()
         });
-        if recovered && !mutant::is_on(Mutant::RoundsCrossRecovery) {
+        recovered && !mutant::is_on(Mutant::RoundsCrossRecovery)
+    }
+
+    /// Sends the same again under the list that there is now. Not across a recovery: what the round goes by may have been
+    /// lost, and the time that it counts from may be before leases that were granted since.
+    fn resend<M: Machine>(&mut self, machine: &mut M) -> Action<M::Outcome> {
+        if self.has_recovered() {
             return Action::Done(machine.give_up());
         }
         machine.on_resend();
@@ -491,5 +516,101 @@ impl<'a> Drive<'a> {
         };
         self.round.outstanding &= !(1 << reply.node.0);
         self.with_context(|context| machine.on_word(reply.node, word, context))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::members::{Loss, MemberList};
+    use crate::node::Identity;
+    use crate::node::embedded::{EmbeddedNode, EmbeddedServer};
+    use crate::node::operation::{Accept, RegisterKey, Stamp};
+    use crate::runtime::system;
+
+    /// Sends what it was given, and says whether that went out.
+    struct Sender(Option<Operation>);
+
+    impl Machine for Sender {
+        type Outcome = &'static str;
+
+        fn start(&mut self, _: &Context<'_>) -> Action<Self::Outcome> {
+            Action::Send(self.0.take().expect("started once"))
+        }
+
+        fn on_word(&mut self, _: NodeIndex, _: Word, _: &Context<'_>) -> Action<Self::Outcome> {
+            Action::Done("sent")
+        }
+
+        fn on_wake(&mut self, _: &Context<'_>) -> Action<Self::Outcome> {
+            Action::Done("woken")
+        }
+
+        fn on_resend(&mut self) {}
+
+        fn give_up(&mut self) -> Self::Outcome {
+            "given up"
+        }
+    }
+
+    fn view(recovery: Option<u64>) -> View {
+        let stamp = |token| {
+            let ballot = Ballot { token: Token::new(token).unwrap(), proposer: ProposerId(1) };
+            Stamp { ballot, ordinal: 0 }
+        };
+        let list = MemberList {
+            entries: Vec::new(),
+            founding: false,
+            ttl_max_ms: 0,
+            recovery: recovery.map(stamp),
+            loss: Loss::None,
+            before: Vec::new(),
+        };
+        View { vid: Ballot::ZERO, list, grants: true }
+    }
+
+    #[tokio::test]
+    async fn what_goes_by_promises_from_before_a_recovery_is_not_accepted_after_it() {
+        let key = RegisterKey::new('t', "x");
+        let accept = Operation::Accept(Arc::new(Accept {
+            key: key.clone(),
+            ballot: Ballot::ZERO,
+            value: "v".into(),
+            vid: Ballot::ZERO,
+            recent: Vec::new(),
+            stamps: Vec::new(),
+            guard: Duration::ZERO,
+            listed: false,
+            next: Token::ZERO,
+            announce: false,
+            wake: Vec::new(),
+            place: None,
+        }));
+        let read = Operation::Read { key };
+        // What is sent, the recovery of the list that it goes by, and that of the list now.
+        for (operation, then, now, expected) in [
+            (&accept, Some(None), None, "sent"),
+            (&accept, Some(None), Some(1), "given up"),
+            (&accept, Some(Some(1)), Some(1), "sent"),
+            (&accept, Some(Some(1)), Some(2), "given up"),
+            // Over: the stamp was taken off.
+            (&accept, Some(Some(1)), None, "sent"),
+            (&accept, None, Some(1), "sent"),
+            (&read, Some(None), Some(1), "sent"),
+        ] {
+            let daemon = ProposerId(1);
+            let identity = Identity { cluster: "blue".into(), nodes: 1, daemon };
+            let server = EmbeddedServer::new(0, Arc::new(|| 0));
+            let node =
+                EmbeddedNode::new(server, identity, NodeIndex(0), Arc::new(|_, _| {})) as Arc<dyn Node>;
+            let size = ClusterSize::new(1).unwrap();
+            let cluster = Cluster::new(size, vec![node], daemon, system::runtime());
+            cluster.views.install(view(now));
+            let deadline = cluster.runtime.clock.now() + Duration::from_secs(60);
+            let mut machine = Sender(Some(operation.clone()));
+            let then = then.map(|recovery| Arc::new(view(recovery)));
+            let (outcome, _) = drive_from(&cluster, &mut machine, deadline, then).await;
+            assert_eq!(outcome, expected, "{operation:?} from {now:?}");
+        }
     }
 }

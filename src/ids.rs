@@ -135,6 +135,66 @@ impl fmt::Display for Key {
     }
 }
 
+/// The name of a queue: the rules are those of a lock's.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct QueueName(Arc<str>);
+
+impl QueueName {
+    /// Checks and wraps a name.
+    ///
+    /// # Errors
+    /// [`InvalidName`] says which rule is broken, with the values that matter.
+    pub fn parse(text: &str) -> Result<Self, InvalidName> {
+        check_name(text, limits::NAME_BYTES_MAX)?;
+        Ok(Self(text.into()))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for QueueName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Names an item within its queue: the rules are those of a lock's name.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ItemId(Arc<str>);
+
+impl ItemId {
+    /// Checks and wraps an id.
+    ///
+    /// # Errors
+    /// [`InvalidName`] says which rule is broken, with the values that matter.
+    pub fn parse(text: &str) -> Result<Self, InvalidName> {
+        check_name(text, limits::NAME_BYTES_MAX)?;
+        Ok(Self(text.into()))
+    }
+
+    /// An id that no other item has, for a caller that gave none.
+    pub fn unique(random: u128) -> Self {
+        Self(format!("{random:032x}").into())
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ItemId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Pairs for people who look at a lock's holder or a queue's item, in the order given.
+pub type Attributes = Vec<(String, String)>;
+
 /// A caller's name for one request, so that a repeat of it is known: a UUID.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct RequestId(pub u64, pub u64);

@@ -6,9 +6,9 @@ use std::time::Duration;
 pub const NAME_BYTES_MAX: usize = 512;
 /// Owners, in bytes: room for a host name, a pod name and a thread.
 pub const OWNER_BYTES_MAX: usize = 512;
-/// Attributes of a lease, in entries: they are for people who look who holds a lock.
+/// Attributes of a lease or an item, in entries: they are for people who look who holds a lock.
 pub const ATTRIBUTES_MAX: usize = 16;
-/// Attributes of a lease, keys and values together, in bytes: every accept of the lock carries them.
+/// Attributes of a lease or an item, keys and values together, in bytes: every accept of the record carries them.
 pub const ATTRIBUTES_BYTES_MAX: usize = 4096;
 /// Default of the largest value of a key, in bytes: a round sends it to every node.
 pub const VALUE_BYTES_MAX: usize = 1 << 20;
@@ -22,7 +22,7 @@ pub const KEY_TTL_MAX: Duration = Duration::from_secs(3_650 * 86_400);
 pub const KEY_TTL_MAX_DEFAULT: Duration = Duration::from_secs(365 * 86_400);
 /// Items of a batch that a client sends.
 pub const BATCH_ITEMS_MAX: usize = 1_000;
-/// Keys and values of a batch that a client sends, together, in bytes: what servers take in one message unless told
+/// Keys and values, or items, of a batch that a client sends, together, in bytes: what servers take in one message unless told
 /// otherwise.
 pub const BATCH_BYTES_TOTAL_MAX: usize = 4 << 20;
 /// Request ids that a key remembers: so many writes of others may come between a request and its repeat. Each takes some
@@ -40,6 +40,24 @@ pub const WATCH_KEYS_MAX: usize = 100_000;
 pub const WATCH_PENDING_MAX: usize = 4_096;
 /// Bytes of values that a daemon reads for one page of keys: what a client takes in one message.
 pub const LIST_BYTES_MAX: usize = 3 << 20;
+/// Default of the largest payload of an item, in bytes: as for a value.
+pub const PAYLOAD_BYTES_MAX: usize = VALUE_BYTES_MAX;
+/// The longest delay of an item: what is to happen later than in a week belongs into a calendar.
+pub const DELAY_MAX: Duration = Duration::from_secs(7 * 86_400);
+/// The longest back-off of a queue: an item that fails once a day for its ten attempts is looked at by somebody.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(86_400);
+/// For how long a queue may remember ids of items that are done: each is a record on every node.
+pub const DONE_RETENTION_MAX: Duration = Duration::from_secs(7 * 86_400);
+/// The reason of a nack, in bytes: the last lines of an error. Every accept of the item carries it.
+pub const NACK_REASON_BYTES_MAX: usize = 1_024;
+/// Items that one call reserves, and that one stream may have in flight: each costs the daemon an extension now and then.
+pub const RESERVE_ITEMS_MAX: usize = 1_000;
+/// Attempts after which an item is dead, at most: more are as good as no bound, for which there is the zero.
+pub const ATTEMPTS_MAX: u32 = 1_000_000;
+/// The bound that a queue may have on its items: what Lua counts exactly.
+pub const QUEUE_ITEMS_MAX: u64 = (1 << 53) - 1;
+/// Entries of a page of dead items: with the largest attributes and reasons they come to what a client takes in one message.
+pub const DEAD_PAGE_SIZE_MAX: usize = 500;
 /// Nodes of a cluster: beyond seven, each round trip costs more than the redundancy is worth.
 pub const NODES_MAX: usize = 7;
 /// Default of the shortest TTL: below a second a pause of a garbage collector loses the lease.
@@ -50,7 +68,7 @@ pub const TTL_MAX: Duration = Duration::from_secs(300);
 pub const TTL_DEFAULT: Duration = Duration::from_secs(30);
 /// The longest TTL that a configuration may allow: a day keeps all sums of milliseconds far below 2^53.
 pub const TTL_CEILING: Duration = Duration::from_secs(86_400);
-/// Default of the waiters that one daemon keeps for one name.
+/// Default of the waiters that one daemon keeps for one lock, and for one queue.
 pub const WAITERS_PER_NAME_MAX: usize = 4_096;
 /// Default of the waiters that one daemon keeps in all.
 pub const WAITERS_MAX: usize = 65_536;

@@ -204,6 +204,23 @@ mutants! {
     /// What a client that went away acquired is left to run out; section 4, liveness only.
     NoAbandon = "no-abandon",
 
+    // Queues.
+
+    /// An item that a claim found is leased as if its node's index were agreed on. The index is a hint; section 4.
+    IndexTrusted = "index-trusted",
+    /// An item is leased on the promises of fewer than q nodes. A claim prepares; section 4.
+    LeasesOnFewer = "leases-on-fewer",
+    /// An ack ends whatever lease the item has. Only who has the item says that it is done; section 4.
+    AckByAnyone = "ack-by-anyone",
+    /// Done items are forgotten at once. What is completed stays completed; section 5.
+    DoneForgottenEarly = "done-forgotten-early",
+    /// A lease that reached nobody counts as an attempt. Items are not buried unseen; section 4, liveness only.
+    LostClaimsCount = "lost-claims-count",
+    /// A put whose id is known puts the item again. What is completed stays completed; section 4.
+    PutsAgain = "puts-again",
+    /// A lease begins again under the token of the one before. Tokens strictly increase; section 4.
+    ItemTokenStays = "item-token-stays",
+
     // Keys.
 
     /// A read believes the first answer that it gets. What was acknowledged is seen; section 1.

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +40,11 @@ impl Token {
     /// So many tokens later, at most [`Token::MAX`].
     pub fn plus(self, count: u64) -> Self {
         Self(self.0.saturating_add(count).min(Self::MAX.0))
+    }
+
+    /// How much later it is than another one, by wall clocks; zero if it is not.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis((self.0 >> COUNTER_BITS).saturating_sub(earlier.0 >> COUNTER_BITS))
     }
 
     /// The number itself.

@@ -3,6 +3,7 @@
 mod support;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use majorityd::node::conformance::{
 };
 use majorityd::node::embedded::{Entry, Keyspace};
 use majorityd::node::operation::{
-    Accept, Forgotten, News, Operation, PageRequest, RegisterKey, Report, Stamp,
+    Accept, Answer, ClaimRequest, Forgotten, News, Operation, PageRequest, Place, RegisterKey, Report, Stamp,
 };
 use majorityd::node::redis::{RedisNode, RedisOptions, Runs};
 use majorityd::node::wire::BatchReply;
@@ -96,9 +97,39 @@ fn key() -> impl Strategy<Value = RegisterKey> + Clone {
     prop_oneof![
         4 => Just(lock("a")),
         2 => Just(lock("b")),
+        4 => (1usize..4).prop_map(item),
         1 => Just(RegisterKey::members()),
         1 => Just(lock("wrong type")),
     ]
+}
+
+const QUEUE: &str = "queue";
+
+fn item(number: usize) -> RegisterKey {
+    RegisterKey::new('q', &format!("{QUEUE}{}{number}", Place::SEPARATOR))
+}
+
+fn member(order: usize, id: &str) -> String {
+    format!("{order:022x}{id}")
+}
+
+/// Where an item stands, if it is one; as a rule under its own id. What is due is so by a stamp.
+fn place(key: &RegisterKey, set: char, order: usize, due: u64, stamps: &[Stamp]) -> Option<Place> {
+    let (kind, name) = key.parts()?;
+    let (_, id) = name.split_once(Place::SEPARATOR)?;
+    let id = if order == 3 { "3" } else { id };
+    // Scores of the other sets are all 0: a list of names in byte order needs that.
+    let timed = matches!(set, 'w' | 'l') && !stamps.is_empty();
+    let due = Duration::from_millis(if timed { due * 2_500 } else { 0 });
+    (kind == 'q' && order < 5).then(|| Place { set, member: member(order, id), due })
+}
+
+fn standing() -> impl Strategy<Value = (char, usize, u64)> + Clone {
+    (
+        prop_oneof![3 => Just('r'), 2 => Just('w'), 2 => Just('l'), 1 => Just('d'), 1 => Just('x')],
+        0usize..6,
+        0u64..7,
+    )
 }
 
 fn keys() -> impl Strategy<Value = Vec<RegisterKey>> + Clone {
@@ -123,15 +154,18 @@ fn value_length() -> impl Strategy<Value = usize> + Clone {
 /// Operations out of few keys, ballots and values, so that they meet. One as a rule; a join that nobody ends would keep
 /// the node from serving all others.
 fn operations() -> impl Strategy<Value = Vec<Operation>> {
-    let one = prop_oneof![16 => change(), 2 => join(), 5 => upkeep()].prop_map(|operation| vec![operation]);
+    let one = prop_oneof![16 => change(), 6 => of_queue(), 2 => join(), 5 => upkeep()];
+    let one = one.prop_map(|operation| vec![operation]);
     prop_oneof![24 => one, 1 => whole_join()]
 }
 
 fn change() -> impl Strategy<Value = Operation> {
     let (key, at, stamps, value) = (key(), at(), stamps(), value_length());
-    let accept = (key.clone(), at.clone(), value, stamps, 0u64..3, any::<(bool, bool)>(), 0u64..8).prop_map(
-        |(key, at, length, stamps, guard, (listed, announce), next)| {
+    let parts = (key.clone(), at.clone(), value, stamps, 0u64..3, any::<(bool, bool)>(), 0u64..8, standing());
+    let accept =
+        parts.prop_map(|(key, at, length, stamps, guard, (listed, announce), next, (set, order, due))| {
             Operation::Accept(Arc::new(Accept {
+                place: place(&key, set, order, due, &stamps),
                 value: Bytes::from(vec![length as u8; length]),
                 recent: vec![ballot(0, 1); length % 9],
                 // A guard is always by a stamp.
@@ -143,15 +177,40 @@ fn change() -> impl Strategy<Value = Operation> {
                 wake: vec![ProposerId(2)],
                 ..accept(key, at, "")
             }))
-        },
-    );
+        });
     prop_oneof![
         2 => key.clone().prop_map(|key| Operation::Read { key }),
         4 => (key, at.clone(), any::<bool>()).prop_map(|(key, ballot, soft)| Operation::Prepare { key, ballot, soft }),
         6 => accept,
-        1 => (prop_oneof!["", "a", "b"], prop_oneof!["", "a"], 0usize..3)
-            .prop_map(|(prefix, after, limit)| Operation::List { kind: 'l', prefix, after, limit }),
+        1 => (prop_oneof!["l", "qr:queue", "qd:queue"], prop_oneof!["", "a", "b"], prop_oneof!["", "a"], 0usize..3)
+            .prop_map(|(index, prefix, after, limit)| Operation::List { index, prefix, after, limit }),
         1 => at.prop_map(|founding| Operation::Found { founding, memory: 7 }),
+    ]
+}
+
+fn of_queue() -> impl Strategy<Value = Operation> {
+    let queue = prop_oneof![6 => Just(QUEUE.to_owned()), 1 => Just("empty".to_owned())];
+    let mark = (0u64..30).prop_map(Duration::from_secs);
+    let bytes = prop_oneof![1 => 0usize..500, 2 => Just(1 << 20)];
+    // Higher and higher, or hardly anything would be promised.
+    let at = (0u64..40, 1u64..4).prop_map(|(token, proposer)| ballot(token, proposer));
+    let claim = (queue.clone(), 1usize..4, bytes, mark, at.clone());
+    let claim = claim.prop_map(|(queue, count, bytes, mark, ballot)| ClaimRequest {
+        queue,
+        count,
+        bytes,
+        mark,
+        ballot,
+    });
+    let set = prop_oneof![Just('r'), Just('w'), Just('l'), Just('d'), Just('x'), Just('m')];
+    let moved = (1usize..4, at, stamps(), standing()).prop_map(|(number, at, stamps, (set, order, due))| {
+        let place = place(&item(number), set, order, due, &stamps);
+        Operation::Accept(Arc::new(Accept { place, stamps, ..accept(item(number), at, "moved") }))
+    });
+    prop_oneof![
+        4 => claim.prop_map(Operation::Claim),
+        4 => moved,
+        1 => (queue, set, 0usize..5).prop_map(|(queue, set, limit)| Operation::Census { queue, set, limit }),
     ]
 }
 
@@ -165,13 +224,16 @@ fn join() -> impl Strategy<Value = Operation> {
     let memory = prop_oneof![6 => Just(OWN_MEMORY), 1 => (7u64..10).prop_map(MemoryId)];
     let recovery = prop::option::of(list.clone());
     let source = (at(), prop_oneof![Just(Ballot::ZERO), at()], value_length(), stamps(), any::<bool>());
-    let source = source.prop_map(|(promise, ballot, length, stamps, listed)| {
+    let row = (key(), source, standing()).prop_map(|(key, source, (set, order, due))| {
+        let (promise, ballot, length, stamps, listed) = source;
+        let place = place(&key, set, order, due, &stamps);
         let since = |i: usize| (START - 20 + 30 * i as u64) * 1_000_000;
         let value = vec![length as u8; length].into();
         let stamps = stamps.into_iter().enumerate().map(|(i, stamp)| (stamp, since(i))).collect();
-        Source { promise, ballot, value, stamps, listed }.raw()
+        (key, Source { promise, ballot, value, stamps, listed, place }.raw())
     });
-    let row = (key(), prop_oneof![20 => source, 1 => Just(Bytes::from_static(b"torn"))]);
+    let torn = key().prop_map(|key| (key, Bytes::from_static(b"torn")));
+    let row = prop_oneof![20 => row, 1 => torn];
     let floor = prop_oneof![Just(Ballot::ZERO), at()];
     prop_oneof![
         2 => (list, 7u64..12, recovery)
@@ -270,14 +332,18 @@ fn random_batches_are_answered_alike_and_leave_the_same_data() {
         failure_persistence: None,
         ..ProptestConfig::default()
     });
+    let claimed = AtomicUsize::new(0);
     let result = runner.run(&(script(), any::<bool>()), |(script, floor)| {
-        tokio.block_on(compare(&redis, script, floor));
+        claimed.fetch_add(tokio.block_on(compare(&redis, script, floor)), Ordering::Relaxed);
         Ok(())
     });
     result.unwrap_or_else(|failure| panic!("{failure}"));
+    let claimed = claimed.into_inner();
+    assert!(claimed > 20, "hardly anything was claimed: {claimed}");
 }
 
-async fn compare(redis: &RedisSubject, script: Vec<Step>, floor: bool) {
+/// How many items were claimed.
+async fn compare(redis: &RedisSubject, script: Vec<Step>, floor: bool) -> usize {
     let embedded = EmbeddedSubject::default();
     redis.wipe();
     let mut now = START;
@@ -290,12 +356,15 @@ async fn compare(redis: &RedisSubject, script: Vec<Step>, floor: bool) {
             let floor = Bytes::copy_from_slice(&ballot(2, 2).to_bytes());
             subject.put(b"majorityd:floor", Entry::Bytes(floor));
         }
-        subject.put(b"majorityd:r:l:wrong type", Entry::Names([Bytes::from("x")].into()));
+        subject.put(b"majorityd:r:l:wrong type", Entry::Sorted(["x"].into_iter().collect()));
+        // Hints that are wrong.
+        let stale = [member(2, "1"), member(9, "2"), member(1, "none"), "short".to_owned()];
+        subject.put(b"majorityd:i:qr:queue", Entry::Sorted(stale.into_iter().collect()));
     }
     for connection in &connections {
         connection.send(Ballot::ZERO, &found()).await.expect("the founding");
     }
-    let (mut list, mut memory) = (founding(), Some(MEMORY));
+    let (mut list, mut memory, mut claimed) = (founding(), Some(MEMORY), 0);
     for Step { restart, by_the_list, later, operations } in script {
         now += later;
         subjects.iter().for_each(|subject| subject.set_time(now));
@@ -312,9 +381,18 @@ async fn compare(redis: &RedisSubject, script: Vec<Step>, floor: bool) {
         assert!(same_answers(&one, &other), "{operations:#?}\nembedded {one:#?}\nRedis {other:#?}");
         let dumps = subjects.map(|subject| normal(&subject.dump()));
         assert_eq!(dumps[0], dumps[1], "after {operations:#?}");
-        if let BatchReply::Done { list: held, memory: has, .. } = one {
+        if let BatchReply::Done { list: held, memory: has, answers, .. } = one {
             (list, memory) = (held, has);
+            claimed += answers.into_iter().flatten().map(|answer| items_of(&answer)).sum::<usize>();
         }
+    }
+    claimed
+}
+
+fn items_of(answer: &Answer) -> usize {
+    match answer {
+        Answer::Claimed(claimed) => claimed.items.len(),
+        _ => 0,
     }
 }
 

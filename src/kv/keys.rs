@@ -1,7 +1,7 @@
 //! [`Keys`]: what callers see of keys. Each call is one change, or one read, of one register.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use event_listener::Event;
@@ -17,7 +17,9 @@ use crate::ids::Key;
 use crate::limits;
 use crate::mutant::{self, Mutant};
 use crate::node::keyspace::KIND_KEY;
-use crate::register::{RegisterError, Registers, Sweep};
+use crate::register::registers::Extras;
+use crate::register::room::Full;
+use crate::register::{RegisterError, Registers, Room, Sweep};
 use crate::runtime::{Moment, Runtime};
 
 /// Names of a page that are read at once: their values are in memory together.
@@ -54,8 +56,8 @@ pub(super) struct Inner {
     pub registers: Registers<KeyKind>,
     pub settings: KeySettings,
     pub watching: Watching,
-    /// Bytes of values that are being written.
-    writing: AtomicUsize,
+    /// For the values that are being written.
+    room: Room,
     closing: AtomicBool,
     pub closed: Event,
 }
@@ -70,7 +72,7 @@ impl Keys {
                 registers,
                 settings,
                 watching: Watching::default(),
-                writing: AtomicUsize::new(0),
+                room: Room::new(settings.writes_bytes_max),
                 closing,
                 closed,
             }),
@@ -92,11 +94,27 @@ impl Keys {
     /// [`KvError`] says what is certain.
     pub async fn write(&self, key: &Key, mutation: Mutation, deadline: Moment) -> Result<Written, KvError> {
         self.inner.check_open()?;
-        let _room = self.inner.room_for(&mutation.write)?;
         let mut in_doubt = false;
+        // No attempt has a lower one.
+        let first = self.inner.registers.cluster().next_ballot();
         let answer = loop {
             let change = KeyChange::Write(mutation.clone());
-            match self.inner.registers.change(key.as_str(), change, deadline).await {
+            let ticket = match self.inner.room.take(size_of(&mutation.write)) {
+                Ok(room) => {
+                    // If it was done it may have been forgotten since, after a long pause.
+                    let extras = if in_doubt { Extras::after_doubt(first) } else { Extras::default() };
+                    let extras = extras.with_room(room);
+                    self.inner.registers.enqueue_with(key.as_str(), change, extras, deadline)
+                }
+                // What was tried before may have happened.
+                Err(_) if in_doubt => return Err(RegisterError::OutcomeUnknown.into()),
+                Err(Full { taken, max }) => return Err(KvError::TooMuchToWrite { bytes: taken, max }),
+            };
+            let result = match ticket {
+                Ok(ticket) => self.inner.registers.wait(ticket, deadline).await,
+                Err(error) => Err(error),
+            };
+            match result {
                 Ok(committed) => break committed.answer,
                 // The register remembers the request, so the same again can't do it twice.
                 Err(RegisterError::OutcomeUnknown)
@@ -201,21 +219,6 @@ impl Inner {
         if self.closing.load(Ordering::Acquire) { Err(KvError::ShuttingDown) } else { Ok(()) }
     }
 
-    /// Room in memory for what is written; given back when it is dropped.
-    fn room_for(self: &Arc<Self>, write: &Write) -> Result<Room, KvError> {
-        let bytes = match write {
-            Write::Set { data, .. } => data.len(),
-            Write::Delete { .. } | Write::Increment { .. } | Write::Touch { .. } => 0,
-        };
-        let before = self.writing.fetch_add(bytes, Ordering::Relaxed);
-        let room = Room { inner: self.clone(), bytes };
-        let max = self.settings.writes_bytes_max;
-        if before + bytes > max {
-            return Err(KvError::TooMuchToWrite { bytes: before, max });
-        }
-        Ok(room)
-    }
-
     /// Looks at a key, in line with the daemon's other calls of it, so that looks share a round and meet no write half way.
     pub async fn look(&self, key: &Key, deadline: Moment) -> Result<Seen, RegisterError> {
         let started = self.now();
@@ -249,15 +252,11 @@ impl Inner {
     }
 }
 
-/// See [`Inner::room_for`].
-struct Room {
-    inner: Arc<Inner>,
-    bytes: usize,
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        self.inner.writing.fetch_sub(self.bytes, Ordering::Relaxed);
+/// How much memory a write takes up.
+fn size_of(write: &Write) -> usize {
+    match write {
+        Write::Set { data, .. } => data.len(),
+        Write::Delete { .. } | Write::Increment { .. } | Write::Touch { .. } => 0,
     }
 }
 
@@ -314,7 +313,8 @@ mod tests {
         let refused = set(3).now_or_never();
         assert!(matches!(refused, Some(Err(KvError::TooMuchToWrite { bytes: 8, max: 10 }))), "{refused:?}");
         assert!(set(2).now_or_never().is_none());
+        // Who goes away takes nothing back: the change waits on, and its value with it.
         drop(first);
-        assert!(set(10).now_or_never().is_none());
+        assert!(matches!(set(10).now_or_never(), Some(Err(KvError::TooMuchToWrite { .. }))));
     }
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::value::{Holder, LockValue, Offer, Place};
-use super::{Attributes, Contention, HolderView};
-use crate::ids::{LeaseId, Owner, ProposerId};
+use super::{Contention, HolderView};
+use crate::ids::{Attributes, LeaseId, Owner, ProposerId};
 use crate::mutant::{self, Mutant};
 use crate::node::keyspace::KIND_LOCK;
 use crate::node::operation::Stamp;

@@ -2,6 +2,7 @@
 
 use crate::ids::LockName;
 use crate::register::RegisterError;
+use crate::register::leases::Recovering;
 
 /// Why a call failed, and what is certain then.
 #[derive(Debug, thiserror::Error)]
@@ -47,4 +48,10 @@ pub enum LockError {
     /// The register could not agree.
     #[error(transparent)]
     Register(#[from] RegisterError),
+}
+
+impl From<Recovering> for LockError {
+    fn from(Recovering { wait_ms }: Recovering) -> Self {
+        Self::Recovering { wait_ms }
+    }
 }

@@ -10,7 +10,6 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
 use super::change::{Acquire, LockAnswer, LockChange, LockKind};
-use super::running::Running;
 use super::value::LockValue;
 use super::waiting::Waiting;
 use super::watch::Watching;
@@ -25,12 +24,10 @@ use crate::mutant::{self, Mutant};
 use crate::node::keyspace::KIND_LOCK;
 use crate::register::proposer::Claim;
 use crate::register::registers::ChangeResult;
-use crate::register::{Committed, Observed, RegisterError, Registers, Sweep};
+use crate::register::{Committed, Leases, Observed, RegisterError, Registers, Sweep};
 use crate::runtime::{Moment, Runtime};
 use crate::token::Token;
 
-/// Off each lease for clocks that run unevenly: 0.1 % fast here and 0.1 % slow there.
-const DRIFT_PER_MILLE: u32 = 2;
 /// How long a daemon goes on trying to undo what nobody will use. After this the lease runs out by itself.
 const ABANDON_FOR: Duration = Duration::from_secs(30);
 
@@ -76,7 +73,7 @@ pub(super) struct Inner {
     pub settings: LockSettings,
     pub waiting: Waiting,
     pub watching: Watching,
-    running: Running,
+    leases: Leases,
     closing: AtomicBool,
     pub closed: Event,
 }
@@ -84,6 +81,7 @@ pub(super) struct Inner {
 impl Locks {
     /// The locks of a cluster.
     pub fn new(cluster: Arc<Cluster>, settings: LockSettings) -> Self {
+        let leases = Leases::new(cluster.clone());
         let registers = Registers::new(cluster, settings.patience);
         let waiting = Waiting::default();
         let (closing, closed) = (AtomicBool::new(false), Event::new());
@@ -93,7 +91,7 @@ impl Locks {
                 settings,
                 waiting,
                 watching: Watching::default(),
-                running: Running::default(),
+                leases,
                 closing,
                 closed,
             }),
@@ -322,32 +320,15 @@ impl Inner {
         self.check_grants()
     }
 
-    /// Whether locks may be granted under the list to go by. Asked before a grant is tried, and again before anybody is
-    /// told of one: what was under way when a recovery came is sent again under its list, and may be agreed on only there.
+    /// See [`Leases::check_grants`].
     pub fn check_grants(&self) -> Result<(), LockError> {
-        match self.registers.cluster().views.current() {
-            Some(view) if !view.grants && !mutant::is_on(Mutant::GrantsWhileRecovering) => {
-                Err(LockError::Recovering { wait_ms: view.list.ttl_max_ms })
-            }
-            Some(_) | None => Ok(()),
-        }
-    }
-
-    /// Whether a lease may be extended under the list to go by. While a recovery waits for the leases from before it to run
-    /// out, only if this one has not: a grant that came after it may be lost, and somebody may go by that. Asked before the
-    /// extension is tried, and again before anybody is told of it; `until` is what was known when it was tried.
-    fn check_extends(&self, until: Option<Moment>) -> Result<(), LockError> {
-        let runs = until.is_some_and(|until| self.now() < until);
-        match self.check_grants() {
-            Err(_) if runs || mutant::is_on(Mutant::ExtendsWhileRecovering) => Ok(()),
-            checked => checked,
-        }
+        self.leases.check_grants().map_err(LockError::from)
     }
 
     /// The lease that a change came to, of which the caller will be told.
     pub fn lease_of(&self, name: &LockName, committed: &Committed<LockAnswer>) -> Lease {
         let lease = lease_of(name, committed);
-        self.running.note(&lease);
+        self.leases.note(lease.lease_id, lease.valid_until);
         lease
     }
 
@@ -396,13 +377,13 @@ impl Inner {
         ttl: Option<Duration>,
         deadline: Moment,
     ) -> Result<Result<Lease, LockAnswer>, LockError> {
-        let until = self.running.until(lease_id);
-        self.check_extends(until)?;
+        let until = self.leases.until(lease_id);
+        self.leases.check_extends(until)?;
         let change = LockChange::Extend { lease_id, ttl };
         let committed = self.registers.change(name.as_str(), change, deadline).await?;
         match &committed.answer {
             // The lease's time has begun again, and yet its holder may not go by it.
-            LockAnswer::Held { .. } if self.check_extends(until).is_err() => {
+            LockAnswer::Held { .. } if self.leases.check_extends(until).is_err() => {
                 Err(RegisterError::OutcomeUnknown.into())
             }
             LockAnswer::Held { .. } => Ok(Ok(self.lease_of(name, &committed))),
@@ -455,8 +436,7 @@ fn lease_of(name: &LockName, committed: &Committed<LockAnswer>) -> Lease {
         unreachable!("only an answer that holds the lock makes a lease")
     };
     let from = committed.first_sent.expect("a lease is made by a change that was sent");
-    let margin = if mutant::is_on(Mutant::NoDriftMargin) { 0 } else { DRIFT_PER_MILLE };
-    let valid_until = from + (*ttl - *ttl * margin / 1000);
+    let valid_until = Leases::valid_until(from, *ttl);
     Lease {
         name: name.clone(),
         owner: owner.clone(),

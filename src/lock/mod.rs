@@ -7,7 +7,6 @@ pub mod change;
 pub mod error;
 pub mod hold;
 pub mod locks;
-mod running;
 pub mod value;
 pub mod waiting;
 pub mod watch;
@@ -20,12 +19,10 @@ use std::time::Duration;
 pub use error::LockError;
 pub use locks::Locks;
 
+pub use crate::ids::Attributes;
 use crate::ids::{LeaseId, LockName, NodeIndex, Owner};
 use crate::runtime::Moment;
 use crate::token::Token;
-
-/// Pairs for people who look who holds a lock, in the order given.
-pub type Attributes = Vec<(String, String)>;
 
 /// What a caller asks for.
 #[derive(Clone, Debug)]

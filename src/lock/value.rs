@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Attributes, HolderView};
-use crate::ids::{LeaseId, Owner, ProposerId};
+use super::HolderView;
+use crate::ids::{Attributes, LeaseId, Owner, ProposerId};
 use crate::node::operation::Stamp;
 use crate::register::Ages;
 use crate::token::Token;

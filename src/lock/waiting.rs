@@ -21,6 +21,7 @@ use super::{Acquisition, Contention, HolderView, Lease, LockError};
 use crate::ids::{LeaseId, LockName, NodeIndex};
 use crate::mutant::{self, Mutant};
 use crate::register::RegisterError;
+use crate::register::hints::Hinted;
 use crate::register::registers::{ChangeResult, Ticket};
 use crate::runtime::Moment;
 use crate::token::Token;
@@ -28,8 +29,6 @@ use crate::token::Token;
 /// A place lasts for so many looks without being renewed, and at least for [`PLACE_TTL_MIN`].
 const PLACE_LOOKS: u32 = 8;
 const PLACE_TTL_MIN: Duration = Duration::from_secs(15);
-/// A turn that fewer than q nodes have passed on is looked for after this.
-const HINT_PATIENCE: Duration = Duration::from_millis(20);
 /// After a lease has run out by the nodes' clocks, a look comes this much later, jittered.
 const AFTER_EXPIRY: Duration = Duration::from_millis(50);
 
@@ -51,8 +50,8 @@ struct Line {
     handed: Vec<(LeaseId, Ticket<LockAnswer>)>,
     /// As far as known, the daemon has a place in the register's line: newcomers need not be told there.
     placed: bool,
-    /// Nodes that passed on that it may be our turn, by bit, since the last look.
-    hinted: u8,
+    /// Who passed on that it may be our turn, since the last look.
+    hinted: Hinted,
     /// What the last look found.
     last: Option<Result<Contention, RegisterError>>,
     /// Of the last look: how many of other daemons stand before our first.
@@ -303,24 +302,11 @@ impl Inner {
         }))
     }
 
-    /// A node passed on that it may be our turn. The first to say so may be ahead of the quorum, and a look at that moment
-    /// would be in the way of the very release that it looks for: so the task is woken by the q-th, or a little later.
-    pub(super) fn on_wake(self: &Arc<Self>, node: NodeIndex, name: &str) {
+    /// A node passed on that it may be our turn.
+    pub(super) fn on_wake(&self, node: NodeIndex, name: &str) {
         let quorum = self.registers.cluster().size.quorum();
-        let mut lines = self.waiting.lines();
-        let Some(line) = lines.get_mut(name) else { return };
-        let first = line.hinted == 0;
-        line.hinted |= 1 << node.0;
-        if line.hinted.count_ones() as usize >= quorum {
-            line.hinted = 0;
-            line.woken.notify(1);
-        } else if first {
-            let (clock, woken) = (self.runtime().clock.clone(), line.woken.clone());
-            let wait = async move {
-                clock.sleep_until(clock.now() + HINT_PATIENCE).await;
-                woken.notify(1);
-            };
-            self.runtime().spawner.spawn(wait.boxed());
+        if let Some(line) = self.waiting.lines().get_mut(name) {
+            line.hinted.hear(node, quorum, self.runtime(), &line.woken);
         }
     }
 }
@@ -427,7 +413,7 @@ impl Speaker {
         let inner = self.inner.clone();
         let mut lines = inner.waiting.lines();
         let Some(line) = lines.get_mut(self.name.as_str()) else { return Look::Nobody };
-        line.hinted = 0;
+        line.hinted.clear();
         match result {
             Ok(committed) => match &committed.answer {
                 LockAnswer::Waiting { contention, before } => {

@@ -286,6 +286,7 @@ mod tests {
             copied: false,
             listed: true,
             guard: Duration::ZERO,
+            place: None,
         }
     }
 

@@ -2,10 +2,11 @@
 //!
 //! Run against embedded nodes here and against Redis by `tests/conformance.rs`, so that what the simulation believes
 //! about a node is proved. A [`Subject`] is an empty server with a clock that the case sets; [`normal`] and
-//! [`same_answers`] serve the comparison of random batches. What is here is agreement; `joining`, `records` and
-//! `reports` are upkeep.
+//! [`same_answers`] serve the comparison of random batches. What is here is agreement; `queues` is what is about
+//! a queue as a whole; `joining`, `records` and `reports` are upkeep.
 
 mod joining;
+mod queues;
 mod records;
 mod reports;
 
@@ -20,7 +21,7 @@ use futures::future::BoxFuture;
 use super::embedded::{EmbeddedNode, EmbeddedServer, Entry, Keyspace};
 use super::keyspace::{FLOOR_KEY, NODE_KEY, RECORD_PREFIX, WRITES_KEY};
 use super::operation::{
-    Accept, Answer, Operation, Page, PageRequest, Record, RegisterKey, Report, Reported, Stamp,
+    Accept, Answer, Operation, Page, PageRequest, Place, Record, RegisterKey, Report, Reported, Stamp,
 };
 use super::wire::{self, BatchReply};
 use super::{CallError, Hint, Identity, Node, NodeState};
@@ -144,6 +145,7 @@ pub fn accept(key: RegisterKey, ballot: Ballot, value: &str) -> Accept {
         next: Token::ZERO,
         announce: false,
         wake: Vec::new(),
+        place: None,
     }
 }
 
@@ -159,13 +161,15 @@ pub struct Source {
     pub stamps: Vec<(Stamp, u64)>,
     /// Whether the name is in the index.
     pub listed: bool,
+    /// Where an item stands in its queue.
+    pub place: Option<Place>,
 }
 
 impl Source {
     /// One with nothing in it but a value.
     pub fn new(ballot: Ballot, value: &str) -> Self {
         let value = Bytes::copy_from_slice(value.as_bytes());
-        Self { promise: ballot, ballot, value, stamps: Vec::new(), listed: false }
+        Self { promise: ballot, ballot, value, stamps: Vec::new(), listed: false, place: None }
     }
 
     /// As it is stored.
@@ -182,7 +186,7 @@ impl Source {
             rmp::encode::write_str_len(out, bytes.len() as u32).expect(FITS);
             out.extend_from_slice(bytes);
         };
-        rmp::encode::write_array_len(&mut out, 11).expect(FITS);
+        rmp::encode::write_array_len(&mut out, 12).expect(FITS);
         for ballot in [self.promise, self.ballot] {
             number(&mut out, ballot.token.get());
             bytes(&mut out, &ballot.proposer.0.to_be_bytes());
@@ -198,6 +202,15 @@ impl Source {
         // Guard, copied, listed.
         for field in [0, 0, self.listed.into()] {
             number(&mut out, field);
+        }
+        match &self.place {
+            None => rmp::encode::write_bool(&mut out, false).expect(FITS),
+            Some(Place { set, member, due }) => {
+                rmp::encode::write_array_len(&mut out, 3).expect(FITS);
+                bytes(&mut out, set.to_string().as_bytes());
+                bytes(&mut out, member.as_bytes());
+                number(&mut out, due.as_millis() as u64);
+            }
         }
         out.into()
     }
@@ -350,7 +363,7 @@ fn listed(key: &str, ballot: Ballot, listed: bool) -> Operation {
 }
 
 fn names_from(after: &str) -> Operation {
-    Operation::List { kind: 'l', prefix: String::new(), after: after.into(), limit: 100 }
+    Operation::List { index: "l".into(), prefix: String::new(), after: after.into(), limit: 100 }
 }
 
 fn floor_entry(floor: Ballot) -> Entry {
@@ -416,6 +429,20 @@ cases! {
     joining::a_restart_ends_a_join,
     joining::a_restart_keeps_what_a_recovery_merges_into,
     joining::what_pages_show_can_be_merged,
+    queues::a_claim_prepares_the_first_ready_items_in_order,
+    queues::claims_are_bounded,
+    queues::what_is_claimed_is_kept_from_others_for_a_moment,
+    queues::what_was_promised_higher_is_not_claimed,
+    queues::an_item_stands_in_one_set_at_a_time,
+    queues::what_is_due_is_ready_by_the_clock_of_the_node,
+    queues::members_without_their_record_are_dropped,
+    queues::the_floor_is_told_with_a_claim,
+    queues::a_census_counts_all_and_shows_the_first,
+    queues::queues_do_not_meet,
+    queues::claims_and_censuses_are_gated,
+    queues::places_come_with_merges_and_their_times_begin_anew,
+    queues::what_is_done_is_guarded_until_it_may_be_forgotten,
+    queues::a_claim_that_promises_is_a_write,
     records::pages_show_every_record,
     records::values_that_do_not_fit_a_page_are_asked_for_by_key,
     records::a_page_of_keys_is_in_their_order,
@@ -441,7 +468,7 @@ async fn no_list_opens_nothing_but_the_list(subject: &dyn Subject) {
         read("a"),
         prepare("a", ballot(1, 1)),
         put("a", ballot(1, 1), "x"),
-        Operation::List { kind: 'l', prefix: String::new(), after: String::new(), limit: 9 },
+        Operation::List { index: "l".into(), prefix: String::new(), after: String::new(), limit: 9 },
         Operation::Read { key: RegisterKey::members() },
     ];
     let (memory, list, answers) = connection.done(Ballot::ZERO, &operations).await;
@@ -648,9 +675,9 @@ async fn what_was_copied_is_overwritten_by_its_own_ballot(subject: &dyn Subject)
     connection.run(put("a", ballot(1, 1), "x")).await;
     let key = [RECORD_PREFIX.as_bytes(), b"l:a"].concat();
     let Some(Entry::Bytes(record)) = subject.dump().get(&key).cloned() else { panic!("a record") };
-    // The last two fields are `copied` and `listed`.
+    // The last three fields are `copied`, `listed` and `place`, a byte each.
     let mut copied = record.to_vec();
-    let at = copied.len() - 2;
+    let at = copied.len() - 3;
     copied[at] = 1;
     subject.put(&key, Entry::Bytes(copied.into()));
     assert!(connection.record("a").await.expect("there").copied);
@@ -670,7 +697,7 @@ async fn lists_are_in_byte_order_and_bounded(subject: &dyn Subject) {
     connection.run(listed("hidden", 1, false)).await;
     connection.run(listed("b", 2, true)).await;
     let list = async |prefix: &str, after: &str, limit| {
-        let list = Operation::List { kind: 'l', prefix: prefix.into(), after: after.into(), limit };
+        let list = Operation::List { index: "l".into(), prefix: prefix.into(), after: after.into(), limit };
         match connection.run(list).await {
             Answer::Names(names) => names,
             other => panic!("list answered {other:?}"),
@@ -742,7 +769,7 @@ async fn hints_reach_those_who_listen(subject: &dyn Subject) {
 
 async fn one_failure_does_not_stop_the_others(subject: &dyn Subject) {
     let connection = member(subject).await;
-    let set = Entry::Names([Bytes::from("x")].into());
+    let set = Entry::Sorted(["x"].into_iter().collect());
     subject.put(b"majorityd:r:l:bad", set);
     let operations = [put("a", ballot(1, 1), "x"), read("bad"), prepare("bad", ballot(1, 1)), read("a")];
     let (_, _, answers) = connection.done(founding(), &operations).await;

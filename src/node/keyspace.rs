@@ -8,12 +8,21 @@
 //! | `majorityd:r:k:NAME` | string | the record of the key NAME | as that of a lock | as that of a lock |
 //! | `majorityd:i:l` | sorted set | names of the locks that are held or waited for; a hint | `accept`, `merge`, `forget` | when empty, and when a join removes old data |
 //! | `majorityd:i:k` | sorted set | names of the keys that have a value, or remember requests or fences; a hint | as `majorityd:i:l` | as `majorityd:i:l` |
+//! | `majorityd:r:q:QUEUE\x1fID` | string | the record of the item ID of QUEUE | as that of a lock, `claim` | as that of a lock |
+//! | `majorityd:r:c:QUEUE` | string | the record of the settings of QUEUE | as that of a lock | as that of a lock |
+//! | `majorityd:i:c` | sorted set | names of the queues that have settings; a hint | as `majorityd:i:l` | as `majorityd:i:l` |
+//! | `majorityd:i:qS:QUEUE` | sorted set | items of QUEUE in the set S, below; a hint | `accept`, `merge`, `forget`, `claim`, `census` | as `majorityd:i:l` |
 //! | `majorityd:floor` | string | the highest promise ever forgotten, as 16 bytes | `forget`, `merge` | with `begin_join`, unless of a recovery |
 //! | `majorityd:writes` | string | how many batches have changed a record, in decimal | every batch that does | with `begin_join`, unless of a recovery |
 //! | `majorityd:seen` | string | for each node `[microseconds, memory, writes]`: when a daemon last said that it reached it, by this node's clock, and the highest count out of the memory last told of; a hint | `report` | never |
 //! | `majorityd:n:INDEX` | sorted set | register keys of what the node INDEX has missed, at most 100,000; a hint | `report`, `missed` | when empty, and when a join removes old data |
 //!
-//! "Never" leaves out FLUSHALL. Records, the node record and what was seen are MessagePack; all scores are 0.
+//! "Never" leaves out FLUSHALL. Records, the node record and what was seen are MessagePack. Scores are 0, but for those of
+//! queues that are times.
+//!
+//! Sets of a queue: `r` ready, `w` delayed, `l` leased, `d` dead, `x` done, and `m` marked: somebody has claimed it a moment
+//! ago. In `w`, `l` and `m` the score is when that is over, in milliseconds of the node's clock; what is due goes to `r`.
+//! A member is the item's order, 22 hexadecimal digits ([`super::operation::Place`]), and its id.
 //!
 //! The node record is an array. The handshake reads the first six fields and `aside`, the scripts all:
 //!
@@ -42,6 +51,10 @@ pub const KIND_MEMBERS: char = 'm';
 pub const KIND_LOCK: char = 'l';
 /// Kind of a key's register.
 pub const KIND_KEY: char = 'k';
+/// Kind of the register of a queue's item.
+pub const KIND_ITEM: char = 'q';
+/// Kind of the register of a queue's settings.
+pub const KIND_QUEUE: char = 'c';
 /// The node record.
 pub const NODE_KEY: &str = "majorityd:node";
 /// The highest promise ever forgotten.
@@ -51,7 +64,7 @@ pub const WRITES_KEY: &str = "majorityd:writes";
 /// What stands before a register key.
 pub const RECORD_PREFIX: &str = "majorityd:r:";
 /// The format of records and batches that this version writes; part of the node record.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// The channel that wakes one daemon.
 pub fn daemon_channel(cluster: &str, daemon: ProposerId) -> String {

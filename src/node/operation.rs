@@ -95,15 +95,26 @@ pub enum Operation {
     },
     /// Stores a value: [`Answer::Accepted`] or [`Answer::Conflict`].
     Accept(std::sync::Arc<Accept>),
-    /// Names of one kind's listed registers, in byte order: [`Answer::Names`]. A hint, as of this node alone.
+    /// Names in one index, in byte order: [`Answer::Names`]. A hint, as of this node alone.
     List {
-        /// The kind ([`super::keyspace`]).
-        kind: char,
+        /// Of a kind its letter; for the sets of a queue see [`super::keyspace`].
+        index: String,
         /// Only names that start so.
         prefix: String,
         /// Only names after this one; empty for all.
         after: String,
         /// At most so many.
+        limit: usize,
+    },
+    /// Prepares the first ready items of a queue: [`Answer::Claimed`].
+    Claim(ClaimRequest),
+    /// How many items a queue has: [`Answer::Census`]. A hint, as of this node alone.
+    Census {
+        /// Which queue.
+        queue: String,
+        /// Of this set ([`super::keyspace`]) the first members are shown.
+        set: char,
+        /// So many.
         limit: usize,
     },
     /// The founding's gift of a memory: [`Answer::Accepted`], or [`Answer::Conflict`] if the node's own list is not
@@ -162,6 +173,39 @@ pub enum Operation {
         /// At most so many.
         limit: usize,
     },
+}
+
+/// Which items are claimed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimRequest {
+    /// Of which queue.
+    pub queue: String,
+    /// At most so many, one at least.
+    pub count: usize,
+    /// No more once their records have so many bytes.
+    pub bytes: usize,
+    /// For how long the node gives them to nobody else.
+    pub mark: Duration,
+    /// The ballot to promise, for each of them.
+    pub ballot: Ballot,
+}
+
+/// Where an item stands among the others of its queue: kept for it by each node that holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// In which set ([`super::keyspace`]).
+    pub set: char,
+    /// As what: the item's order, and its id.
+    pub member: String,
+    /// So long after its first stamp it stands among the ready ones; zero for never.
+    pub due: Duration,
+}
+
+impl Place {
+    /// How much of a member is the order.
+    pub const ORDER_LENGTH: usize = 22;
+    /// Stands between a queue and an item's id in the name of the item's register.
+    pub const SEPARATOR: char = '\u{1f}';
 }
 
 /// Which records a page is to show.
@@ -242,6 +286,8 @@ pub struct Accept {
     pub announce: bool,
     /// Daemons to wake.
     pub wake: Vec<ProposerId>,
+    /// Where an item stands in its queue.
+    pub place: Option<Place>,
 }
 
 /// What a node holds under one key.
@@ -266,6 +312,8 @@ pub struct Record {
     pub listed: bool,
     /// For how long after the first stamp a soft prepare is answered with the record.
     pub guard: Duration,
+    /// Where an item stands in its queue.
+    pub place: Option<Box<Place>>,
 }
 
 /// Some of a node's records.
@@ -277,6 +325,38 @@ pub struct Page {
     pub floor: Ballot,
     /// Keys and records as they are stored; without one where it was not wanted, did not fit, or is gone.
     pub rows: Vec<(RegisterKey, Option<Bytes>)>,
+}
+
+/// What a node promised of a queue.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Claimed {
+    /// Members and records, in the order of the queue; every record has the new promise in it.
+    pub items: Vec<(String, Record)>,
+    /// The highest promise that the node ever forgot.
+    pub floor: Ballot,
+    /// Until the next item is due, by the node's clock.
+    pub next_due: Option<Duration>,
+    /// Others have claimed some a moment ago.
+    pub contended: bool,
+}
+
+/// How many items a queue has, by one node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Ready, and not due any later.
+    pub ready: u64,
+    /// Delayed.
+    pub delayed: u64,
+    /// Leased.
+    pub leased: u64,
+    /// Dead.
+    pub dead: u64,
+    /// Done and remembered.
+    pub done: u64,
+    /// The member that comes next.
+    pub first: Option<String>,
+    /// Members of the set that was asked for.
+    pub members: Vec<String>,
 }
 
 /// A record without its value.
@@ -292,6 +372,8 @@ pub struct Held {
     pub listed: bool,
     /// What guards the value has aged, by this node's clock.
     pub ripe: bool,
+    /// What guards the value has not aged.
+    pub guarded: bool,
 }
 
 /// What a node was told by all daemons.
@@ -363,6 +445,10 @@ pub enum Answer {
     /// What it holds, in the order of the question; `None` for nothing at all. Where records are large only of the first keys,
     /// one at least.
     Ballots(Vec<Option<Held>>),
+    /// What it promised of a queue.
+    Claimed(Claimed),
+    /// How many items a queue has there.
+    Census(Census),
     /// How many records are gone.
     Forgotten(u64),
     /// What it was told.

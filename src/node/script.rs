@@ -15,6 +15,7 @@ pub fn batch(identity: &Identity, index: NodeIndex) -> String {
         include_str!("lua/gate.lua"),
         include_str!("lua/read.lua"),
         include_str!("lua/prepare.lua"),
+        include_str!("lua/index.lua"),
         include_str!("lua/accept.lua"),
         include_str!("lua/list.lua"),
         include_str!("lua/found.lua"),
@@ -24,6 +25,9 @@ pub fn batch(identity: &Identity, index: NodeIndex) -> String {
         include_str!("lua/page.lua"),
         include_str!("lua/forget.lua"),
         include_str!("lua/report.lua"),
+        "end",
+        "local QUEUES = {}\nif queues_wanted then",
+        include_str!("lua/queue.lua"),
         "end",
         include_str!("lua/dispatch.lua"),
     ];

@@ -13,16 +13,24 @@
 //! * [`proposer`]: the machine of one round of changes, with the retry rule. Pure.
 //! * [`reader`]: when a value counts as committed without a write. Pure.
 //! * [`age`]: when a stamp is aged. Pure.
+//! * [`claim`]: the machine that prepares several items of a queue at once. Pure.
+//! * [`hints`]: when those who wait look after a hint.
+//! * [`leases`]: until when a lease is good, and whether any may be granted. What locks and items share.
 //! * [`registers`]: the line of changes per key and the warm promises. Asynchronous.
+//! * [`room`]: a bound on the bytes that are being written.
 //! * [`sweep`]: how a kind is tidied where nobody asks any more.
 //!
 //! What a value means is not known here: a [`Kind`] brings its own pure `apply`.
 
 pub mod age;
+pub mod claim;
 pub mod error;
+pub mod hints;
+pub mod leases;
 pub mod proposer;
 pub mod reader;
 pub mod registers;
+pub mod room;
 pub mod sweep;
 
 #[cfg(test)]
@@ -34,12 +42,15 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use age::Ages;
+pub use claim::{Haul, Promised};
 pub use error::RegisterError;
+pub use leases::Leases;
 pub use registers::{Committed, Observed, Registers};
+pub use room::Room;
 pub use sweep::Sweep;
 
 use crate::ids::ProposerId;
-use crate::node::operation::Stamp;
+use crate::node::operation::{Place, Stamp};
 use crate::token::{Ballot, Token};
 
 /// One kind of register: a lock, a key, a queue's item.
@@ -90,6 +101,17 @@ pub trait Kind: Send + Sync + 'static {
 
     /// Whether the node's index has the name.
     fn is_listed(value: &Self::Value) -> bool;
+
+    /// For how long a value is to be kept by which nothing is listed; zero for as short as may be. Where it is not zero the
+    /// value is guarded for as long.
+    fn retention(_: &Self::Value) -> Duration {
+        Duration::ZERO
+    }
+
+    /// Where the register of this name stands among the items of its queue.
+    fn place(_name: &str, _value: &Self::Value) -> Option<Place> {
+        None
+    }
 
     /// Who is to be woken by this step, and whether watchers are told.
     fn publish(old: &Self::Value, new: &Self::Value) -> Publish;

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::age::Ages;
 use super::reader::agree;
-use super::{Attempt, Kind, Publish, Verdict};
+use super::{Attempt, Kind, Promised, Publish, Verdict};
 use crate::driver::{Action, Context, Machine, Word};
 use crate::ids::{NodeIndex, ProposerId};
 use crate::limits;
@@ -86,6 +86,13 @@ pub struct Warm<V> {
     next: Ballot,
     /// When, at the earliest, each stamp may be aged.
     ripe: Vec<(Stamp, Moment)>,
+}
+
+impl<V: Default> Warm<V> {
+    /// For a name that nobody else can have proposed anything for: that nothing is there needs no prepare.
+    pub fn absent(next: Ballot) -> Self {
+        Self { value: V::default(), vid: Ballot::ZERO, recent: Vec::new(), next, ripe: Vec::new() }
+    }
 }
 
 impl<V> Warm<V> {
@@ -218,6 +225,10 @@ pub struct Proposer<K: Kind> {
     proposer: ProposerId,
     entries: Vec<Entry<K>>,
     warm: Option<Warm<K::Value>>,
+    /// Promises that were given before the round.
+    promised: Option<Promised>,
+    /// An earlier round, whose outcome is unknown, may have applied the changes to "absent" under this ballot or a later one.
+    doubt: Option<Ballot>,
     phase: Phase<K>,
     sent: Vec<Sent<K::Answer>>,
     first_ballot: Option<Ballot>,
@@ -244,6 +255,8 @@ impl<K: Kind> Proposer<K> {
             proposer,
             entries,
             warm,
+            promised: None,
+            doubt: None,
             phase: Phase::Idle,
             sent: Vec::new(),
             first_ballot: None,
@@ -251,6 +264,19 @@ impl<K: Kind> Proposer<K> {
             looks: 0,
             too_far_ahead: false,
         }
+    }
+
+    /// Begins with promises that were given for a claim, in place of a prepare of its own.
+    pub fn with_promises(mut self, promised: Promised) -> Self {
+        self.promised = Some(promised);
+        self
+    }
+
+    /// For changes that an earlier round, whose outcome is unknown, may have applied to "absent", under this ballot or a later
+    /// one, and that know their own effect where they find it. Where they find nothing it may have been forgotten.
+    pub fn after_doubt(mut self, first: Ballot) -> Self {
+        self.doubt = Some(first);
+        self
     }
 
     /// The entries, to be handed on.
@@ -357,6 +383,35 @@ impl<K: Kind> Proposer<K> {
         Action::Send(Operation::Prepare { key: self.key.clone(), ballot, soft })
     }
 
+    /// A claim has prepared the register already: on q nodes, or on fewer, and then the others are asked under the same ballot,
+    /// and those that promised promise it again.
+    fn start_promised(&mut self, promised: Promised, context: &Context<'_>) -> Step<K> {
+        let Promised { ballot, records, floor, .. } = promised;
+        self.first_ballot.get_or_insert(ballot);
+        let mut tally = Tally::new(self.size);
+        let enough = records.len() >= self.size.quorum() || mutant::is_on(Mutant::LeasesOnFewer);
+        if !enough {
+            let promised = Vec::new();
+            self.phase =
+                Phase::Preparing(Preparing { ballot, tally, promised, held: 0, floor, too_far_ahead: 0 });
+            return Action::Send(Operation::Prepare { key: self.key.clone(), ballot, soft: false });
+        }
+        // Nobody else is asked, so nobody else is waited for.
+        let gave = |node| records.iter().any(|(other, _)| *other == node);
+        for node in self.size.indexes() {
+            tally.count(node, gave(node) || mutant::is_on(Mutant::LeasesOnFewer));
+        }
+        self.phase = Phase::Preparing(Preparing {
+            ballot,
+            tally,
+            promised: records,
+            held: 0,
+            floor,
+            too_far_ahead: 0,
+        });
+        self.on_prepare(true, context)
+    }
+
     fn on_prepare(&mut self, settled: bool, context: &Context<'_>) -> Step<K> {
         let Phase::Preparing(preparing) = &self.phase else { unreachable!("called while preparing") };
         match preparing.tally.verdict() {
@@ -430,14 +485,17 @@ impl<K: Kind> Proposer<K> {
     /// The rest of the retry rule, given that no attempt is in the value's known history: whether that history reaches
     /// back to the last attempt's base, so that it is complete.
     fn may_apply(&self, base: &Base<K::Value>, floor: Ballot) -> bool {
-        let Some(last) = self.sent.last() else { return true };
+        let is_forgotten = |first| floor >= first && !mutant::is_on(Mutant::RetryIgnoresFloor);
+        let Some(last) = self.sent.last() else {
+            return base.vid != Ballot::ZERO || !self.doubt.is_some_and(is_forgotten);
+        };
         if mutant::is_on(Mutant::RetryAppliesAgain) {
             return true;
         }
         let known = last.base == base.vid || base.recent.contains(&last.base);
         // An attempt on "absent" may have been agreed on, removed and forgotten; then a floor says so.
         let first = self.first_ballot.expect("set before the first accept");
-        known && (last.base != Ballot::ZERO || floor < first || mutant::is_on(Mutant::RetryIgnoresFloor))
+        known && (last.base != Ballot::ZERO || !is_forgotten(first))
     }
 
     // ---- accept
@@ -503,6 +561,7 @@ impl<K: Kind> Proposer<K> {
             next,
             announce: publish.announce,
             wake: publish.wake,
+            place: self.key.parts().and_then(|(_, name)| K::place(name, &made.value)),
         };
         let warm = Warm {
             ripe: ripe.collect(),
@@ -702,6 +761,9 @@ impl<K: Kind> Machine for Proposer<K> {
     type Outcome = Decided<K>;
 
     fn start(&mut self, context: &Context<'_>) -> Step<K> {
+        if let Some(promised) = self.promised.take() {
+            return self.start_promised(promised, context);
+        }
         let looks = self.entries.iter().all(|entry| K::is_look(&entry.change));
         match self.start_warm(context) {
             Some(step) => step,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::proposer::{Claim, Decided, Entry, Fate, Proposer, Warm};
-use super::{Attempt, Kind, Publish, Verdict};
+use super::{Attempt, Kind, Promised, Publish, Verdict};
 use crate::driver::{Action, Context, Machine, Word};
 use crate::ids::{NodeIndex, ProposerId};
 use crate::node::operation::{Accept, Answer, Operation, Record, RegisterKey, Stamp};
@@ -176,6 +176,7 @@ fn record(at: Ballot, vid: Ballot, recent: &[Ballot], value: &Numbers, age: Dura
         copied: false,
         listed: true,
         guard: Duration::ZERO,
+        place: None,
     }
 }
 
@@ -562,4 +563,101 @@ fn a_look_that_meets_a_write_gives_it_a_moment_before_it_finishes_it() {
     bench.start();
     bench.hear(0, read(&new));
     assert_eq!(answers(&decided(bench.hear(1, read(&new)))), [Some(2)], "it was over in time");
+}
+
+/// Promises that nodes gave for a claim under token 90.
+fn given(nodes: &[u8], record: &Record) -> Promised {
+    let list = crate::members::MemberList {
+        entries: Vec::new(),
+        founding: false,
+        ttl_max_ms: 0,
+        recovery: None,
+        loss: crate::members::Loss::None,
+        before: Vec::new(),
+    };
+    let view = std::sync::Arc::new(crate::members::View { vid: Ballot::ZERO, list, grants: true });
+    let records = nodes.iter().map(|node| (NodeIndex(*node), record.clone())).collect();
+    Promised { ballot: ballot(90, ME), records, floor: Ballot::ZERO, view }
+}
+
+fn after_claim(nodes: &[u8], record: &Record) -> Bench {
+    let bench = Bench::new(&[Append::One(2)]);
+    Bench { proposer: bench.proposer.with_promises(given(nodes, record)), ..bench }
+}
+
+#[test]
+fn what_q_nodes_promised_for_a_claim_needs_no_prepare() {
+    let held = record(ballot(7, OTHER), ballot(7, OTHER), &[], &numbers(&[1]), Duration::ZERO);
+    let mut bench = after_claim(&[0, 2], &held);
+    let accept = accept_of(&bench.start());
+    assert_eq!((accept.ballot, accept.vid), (ballot(90, ME), ballot(90, ME)));
+    let expected = Numbers { numbers: vec![1, 2], stamp: Some(stamp(ballot(90, ME))) };
+    assert_eq!(accept.value, Appending::encode(&expected));
+    assert_eq!(answers(&decided(bench.hear_two(&accepted()))), [Some(2)]);
+}
+
+#[test]
+fn what_fewer_promised_for_a_claim_is_prepared_on_all_under_the_same_ballot() {
+    let held = record(ballot(7, OTHER), ballot(7, OTHER), &[], &numbers(&[1]), Duration::ZERO);
+    let mut bench = after_claim(&[2], &held);
+    assert_eq!(prepare_of(&bench.start()), (ballot(90, ME), false));
+    // Somebody else's later value is on the others.
+    let later = record(ballot(80, OTHER), ballot(80, OTHER), &[], &numbers(&[1, 5]), Duration::ZERO);
+    let accept = accept_of(&bench.hear_two(&promised(later)));
+    let expected = Numbers { numbers: vec![1, 5, 2], stamp: Some(stamp(ballot(90, ME))) };
+    assert_eq!((accept.ballot, &accept.value), (ballot(90, ME), &Appending::encode(&expected)));
+}
+
+#[test]
+fn a_claim_that_was_overtaken_goes_on_under_a_higher_ballot() {
+    let held = record(ballot(7, OTHER), ballot(7, OTHER), &[], &numbers(&[1]), Duration::ZERO);
+    let mut bench = after_claim(&[0, 1], &held);
+    accept_of(&bench.start());
+    assert!(matches!(bench.hear(0, conflict(95)), Action::Wait(None)));
+    assert!(matches!(bench.hear(1, conflict(95)), Action::Wait(_)));
+    assert!(matches!(bench.hear(2, conflict(95)), Action::Rest(_)));
+    let (next, soft) = prepare_of(&bench.wake());
+    assert!(next > ballot(95, OTHER) && !soft);
+}
+
+#[test]
+fn a_name_that_nobody_else_can_know_is_written_in_one_round() {
+    let first = ballot(100, ME);
+    let mut bench = Bench::warm(&[Append::One(1)], Some(Warm::absent(first)));
+    bench.token.set(100);
+    let accept = accept_of(&bench.start());
+    assert_eq!((accept.ballot, accept.recent.as_slice()), (first, &[Ballot::ZERO][..]));
+    assert_eq!(answers(&decided(bench.hear_two(&accepted()))), [Some(1)]);
+}
+
+#[test]
+fn a_first_write_that_the_floor_refuses_is_tried_again_from_above_it() {
+    let mut bench = Bench::warm(&[Append::One(1)], Some(Warm::absent(ballot(100, ME))));
+    bench.token.set(100);
+    accept_of(&bench.start());
+    assert!(matches!(bench.hear(0, conflict(500)), Action::Wait(None)));
+    assert!(matches!(bench.hear(1, conflict(500)), Action::Wait(_)));
+    assert!(matches!(bench.hear(2, conflict(500)), Action::Rest(_)));
+    bench.token.set(500);
+    prepare_of(&bench.wake());
+    let accept = accept_of(&bench.hear_two(&promised(absent())));
+    assert!(accept.ballot > ballot(500, OTHER));
+}
+
+#[test]
+fn what_finds_nothing_after_a_doubt_is_applied_only_if_nothing_can_have_been_forgotten() {
+    let floor = |token| Word::Answer(Answer::Promised { record: absent(), floor: ballot(token, OTHER) });
+    let held = record(ballot(7, OTHER), ballot(7, OTHER), &[], &numbers(&[1]), Duration::ZERO);
+    let there = Word::Answer(Answer::Promised { record: held, floor: ballot(95, OTHER) });
+    // What a quorum shows, and whether it is applied; the attempt in doubt was under 90.
+    for (word, applied) in [(floor(89), true), (floor(90), false), (floor(95), false), (there, true)] {
+        let bench = Bench::new(&[Append::One(2)]);
+        let mut bench = Bench { proposer: bench.proposer.after_doubt(ballot(90, ME)), ..bench };
+        prepare_of(&bench.start());
+        let step = bench.hear_two(&word);
+        match applied {
+            true => drop(accept_of(&step)),
+            false => assert_eq!(decided(step).fates, [Fate::Unknown], "{word:?}"),
+        }
+    }
 }

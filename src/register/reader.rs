@@ -55,6 +55,7 @@ mod tests {
             copied,
             listed: true,
             guard: std::time::Duration::ZERO,
+            place: None,
         })
     }
 

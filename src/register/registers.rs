@@ -13,12 +13,14 @@ use futures::channel::oneshot;
 use futures::future::{self, Either};
 
 use super::age::Ages;
+use super::claim::{Claimer, Haul};
 use super::proposer::{Claim, Decided, Entry, Fate, Proposer, Warm};
-use super::{Kind, RegisterError};
-use crate::driver::{Cluster, drive};
+use super::room::Held;
+use super::{Kind, Promised, RegisterError};
+use crate::driver::{Cluster, drive, drive_from};
 use crate::ids::NodeIndex;
 use crate::limits;
-use crate::node::operation::{Answer, Operation, RegisterKey};
+use crate::node::operation::{Answer, ClaimRequest, Operation, RegisterKey};
 use crate::runtime::Moment;
 use crate::token::Ballot;
 
@@ -104,13 +106,59 @@ struct Line<K: Kind> {
     rests: u32,
 }
 
-/// What one round applies, and the warm promise that it may use.
-type Group<K> = (Vec<Pending<K>>, Option<Warm<<K as Kind>::Value>>);
+/// What one round applies, and what it may begin with in place of a prepare.
+struct Group<K: Kind> {
+    pending: Vec<Pending<K>>,
+    warm: Option<Warm<K::Value>>,
+    promised: Option<Promised>,
+}
 
 struct Pending<K: Kind> {
     entry: Entry<K>,
     result: oneshot::Sender<ChangeResult<K::Answer>>,
     deadline: Moment,
+    extras: Extras,
+}
+
+/// What a change brings with it, beside itself.
+#[derive(Default)]
+pub struct Extras {
+    start: Option<Start>,
+    doubt: Option<Ballot>,
+    /// What it takes up while it waits and is written.
+    _room: Option<Held>,
+}
+
+impl Extras {
+    /// The name is one that nobody else can know: nothing can have been proposed for it, and no prepare is needed.
+    pub fn fresh(ballot: Ballot) -> Self {
+        Self { start: Some(Start::Fresh(ballot)), ..Self::default() }
+    }
+
+    /// A claim has prepared the register.
+    pub fn promised(promised: Promised) -> Self {
+        Self { start: Some(Start::Promised(promised)), ..Self::default() }
+    }
+
+    /// The change was tried before, with an unknown outcome, under this ballot or a later one, and the register was absent then
+    /// as far as is known. It knows its own effect where it finds it; where it finds nothing, that may have been forgotten,
+    /// and unless the floors say otherwise the outcome stays unknown.
+    pub fn after_doubt(first: Ballot) -> Self {
+        Self { doubt: Some(first), ..Self::default() }
+    }
+
+    /// The change takes up room.
+    pub fn with_room(self, room: Held) -> Self {
+        Self { _room: Some(room), ..self }
+    }
+}
+
+/// What spares a round its prepare.
+enum Start {
+    /// Nobody else can have proposed anything for the name: this ballot is the first.
+    Fresh(Ballot),
+    /// A claim has prepared it.
+    Promised(Promised),
 }
 
 impl<A> Ticket<A> {
@@ -166,6 +214,30 @@ impl<K: Kind> Registers<K> {
         changes: [K::Change; N],
         deadline: Moment,
     ) -> Result<[Ticket<K::Answer>; N], RegisterError> {
+        self.enqueue_from(name, changes, deadline, Extras::default())
+    }
+
+    /// Puts one change in line, with what it brings.
+    ///
+    /// # Errors
+    /// [`RegisterError::Overloaded`], and it is not in line.
+    pub fn enqueue_with(
+        &self,
+        name: &str,
+        change: K::Change,
+        extras: Extras,
+        deadline: Moment,
+    ) -> Result<Ticket<K::Answer>, RegisterError> {
+        self.enqueue_from(name, [change], deadline, extras).map(|[ticket]| ticket)
+    }
+
+    fn enqueue_from<const N: usize>(
+        &self,
+        name: &str,
+        changes: [K::Change; N],
+        deadline: Moment,
+        mut extras: Extras,
+    ) -> Result<[Ticket<K::Answer>; N], RegisterError> {
         let enqueued = self.inner.cluster.runtime.clock.now();
         let mut shard = self.inner.shard(name);
         let (name, line) = shard.line(name);
@@ -179,7 +251,12 @@ impl<K: Kind> Registers<K> {
             let (sender, result) = oneshot::channel();
             let claim = Arc::new(Claim::default());
             let entry = Entry { change, claim: claim.clone() };
-            line.waiting.push_back(Pending { entry, result: sender, deadline });
+            line.waiting.push_back(Pending {
+                entry,
+                result: sender,
+                deadline,
+                extras: std::mem::take(&mut extras),
+            });
             Ticket { claim, result, enqueued }
         });
         if !std::mem::replace(&mut line.running, true) {
@@ -250,20 +327,51 @@ impl<K: Kind> Registers<K> {
         limit: usize,
         deadline: Moment,
     ) -> Result<Names, RegisterError> {
+        self.list_index(K::LETTER.to_string(), prefix, after, limit, deadline).await
+    }
+
+    /// The same from another index of the kind ([`crate::node::keyspace`]).
+    ///
+    /// # Errors
+    /// [`RegisterError::NoQuorum`].
+    pub async fn list_index(
+        &self,
+        index: String,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+        deadline: Moment,
+    ) -> Result<Names, RegisterError> {
+        let list = Operation::List { index, prefix: prefix.to_owned(), after: after.to_owned(), limit };
+        let names = |answer| match answer {
+            Answer::Names(names) => Some(names),
+            _ => None,
+        };
+        Ok(merge_names(self.ask_quorum(&list, names, deadline).await?, limit))
+    }
+
+    /// What at least q members answer to a question that changes nothing. Each as of its node alone: a hint.
+    ///
+    /// # Errors
+    /// [`RegisterError::NoQuorum`].
+    pub async fn ask_quorum<T>(
+        &self,
+        question: &Operation,
+        pick: impl Fn(Answer) -> Option<T>,
+        deadline: Moment,
+    ) -> Result<Vec<T>, RegisterError> {
         let (inner, runtime) = (&self.inner, &self.inner.cluster.runtime);
         let give_up = deadline.min(runtime.clock.now() + inner.patience);
-        let kind = K::LETTER;
-        let list = Operation::List { kind, prefix: prefix.to_owned(), after: after.to_owned(), limit };
         loop {
             let view = inner.cluster.views.current();
-            let answers = inner.cluster.ask_all(&list).await.into_iter();
-            let counted = answers.filter_map(|(node, memory, answer)| match answer {
-                Answer::Names(names) if view.as_ref()?.counts(node, memory) => Some(names),
-                _ => None,
+            let answers = inner.cluster.ask_all(question).await.into_iter();
+            let counted = answers.filter_map(|(node, memory, answer)| {
+                view.as_ref().filter(|view| view.counts(node, memory))?;
+                pick(answer)
             });
             let counted: Vec<_> = counted.collect();
             if counted.len() >= inner.cluster.size.quorum() {
-                return Ok(merge_names(counted, limit));
+                return Ok(counted);
             }
             if runtime.clock.now() >= give_up {
                 return Err(inner.no_quorum());
@@ -271,6 +379,21 @@ impl<K: Kind> Registers<K> {
             inner.cluster.views.want();
             runtime.clock.sleep_until(runtime.clock.now() + LIST_PAUSE).await;
         }
+    }
+}
+
+impl<K: Kind> Registers<K> {
+    /// Prepares the first ready items of a queue, under one ballot. One try: without a quorum it fails at once.
+    ///
+    /// # Errors
+    /// [`RegisterError::NoQuorum`]; a claim changes nothing but promises, and keeps others off for the request's mark.
+    pub async fn claim(&self, request: ClaimRequest, deadline: Moment) -> Result<Haul, RegisterError> {
+        let inner = &self.inner;
+        let limit = deadline.min(inner.cluster.runtime.clock.now() + inner.patience);
+        let mut claimer = Claimer::new(request, inner.cluster.size);
+        let (gathered, view) = drive_from(&inner.cluster, &mut claimer, limit, None).await;
+        let haul = gathered.zip(view).map(|(gathered, view)| gathered.under(view));
+        haul.ok_or_else(|| inner.no_quorum())
     }
 }
 
@@ -353,8 +476,8 @@ impl<K: Kind> Inner<K> {
     /// Runs rounds until nobody waits.
     async fn run(&self, name: Arc<str>) {
         let key = RegisterKey::new(K::LETTER, &name);
-        while let Some((group, warm)) = self.take_group(&name) {
-            self.round(&name, &key, group, warm).await;
+        while let Some(group) = self.take_group(&name) {
+            self.round(&name, &key, group).await;
         }
     }
 
@@ -374,36 +497,53 @@ impl<K: Kind> Inner<K> {
             let rested = self.cluster.runtime.clock.now().since(line.ended);
             K::is_listed(warm.value()) || rested < limits::FORGET_LAG
         });
-        Some((line.waiting.drain(..count).collect(), warm))
+        let mut pending: Vec<_> = line.waiting.drain(..count).collect();
+        // A warm promise came after it, or is void by what the claim was promised.
+        let group = match pending.iter_mut().find_map(|pending| pending.extras.start.take()) {
+            None => Group { pending, warm, promised: None },
+            Some(Start::Fresh(ballot)) => {
+                Group { pending, warm: warm.or_else(|| Some(Warm::absent(ballot))), promised: None }
+            }
+            Some(Start::Promised(promised)) => Group { pending, warm: None, promised: Some(promised) },
+        };
+        Some(group)
     }
 
-    async fn round(
-        &self,
-        name: &Arc<str>,
-        key: &RegisterKey,
-        group: Vec<Pending<K>>,
-        warm: Option<Warm<K::Value>>,
-    ) {
+    async fn round(&self, name: &Arc<str>, key: &RegisterKey, group: Group<K>) {
+        let Group { pending, warm, promised } = group;
         let now = self.cluster.runtime.clock.now();
-        let latest = group.iter().map(|pending| pending.deadline).max().expect("a group is not empty");
-        let (entries, waiters): (Vec<_>, Vec<_>) =
-            group.into_iter().map(|pending| (pending.entry, (pending.result, pending.deadline))).unzip();
+        let pending_doubt = pending.iter().filter_map(|pending| pending.extras.doubt).min();
+        let latest = pending.iter().map(|pending| pending.deadline).max().expect("a group is not empty");
+        let (entries, waiters): (Vec<_>, Vec<_>) = pending
+            .into_iter()
+            .map(|pending| (pending.entry, (pending.result, pending.deadline, pending.extras)))
+            .unzip();
         let mut proposer =
             Proposer::<K>::new(key.clone(), self.cluster.size, self.cluster.proposer, entries, warm);
-        let decided = drive(&self.cluster, &mut proposer, latest.min(now + self.patience)).await;
+        if let Some(first) = pending_doubt {
+            proposer = proposer.after_doubt(first);
+        }
+        let view = promised.as_ref().map(|promised| promised.view.clone());
+        if let Some(promised) = promised {
+            proposer = proposer.with_promises(promised);
+        }
+        let limit = latest.min(now + self.patience);
+        let (decided, _) = drive_from(&self.cluster, &mut proposer, limit, view).await;
         let Decided { fates, warm, .. } = decided;
         if warm.as_ref().is_some_and(|warm| !K::is_listed(warm.value())) {
-            self.cluster.idle.add(key, self.cluster.runtime.clock.now());
+            let quiet = warm.as_ref().map_or(Duration::ZERO, |warm| K::retention(warm.value()));
+            self.cluster.idle.add(key, self.cluster.runtime.clock.now() + quiet);
         }
         let mut deferred = Vec::new();
-        for ((fate, entry), (result, deadline)) in fates.into_iter().zip(proposer.into_entries()).zip(waiters)
+        for ((fate, entry), (result, deadline, extras)) in
+            fates.into_iter().zip(proposer.into_entries()).zip(waiters)
         {
             match self.result_of(fate) {
                 // Whoever asked may be gone; nobody misses the answer then.
                 Some(answer) => drop(result.send(answer)),
                 None => {
                     entry.claim.reopen();
-                    deferred.push(Pending { entry, result, deadline });
+                    deferred.push(Pending { entry, result, deadline, extras });
                 }
             }
         }

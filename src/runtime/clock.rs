@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 
 /// A point on this machine's monotonic clock, which goes on while the machine sleeps (`CLOCK_BOOTTIME`).
 /// Says nothing to another process.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Moment {
     nanos: u64,
 }

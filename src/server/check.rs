@@ -171,6 +171,7 @@ mod tests {
             copied: false,
             listed: false,
             guard: std::time::Duration::ZERO,
+            place: None,
         };
         for state in [State::Member, State::Joining, State::Out] {
             let mut list = list.clone();

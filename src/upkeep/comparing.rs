@@ -116,7 +116,7 @@ impl Comparing {
                 }
             }
             for (key, _) in looks.iter().filter(|(_, look)| *look == Look::Silent) {
-                self.cluster.idle.add(key, began);
+                self.cluster.idle.found(key, began);
             }
             for key in ripe {
                 found.swept += u64::from(self.sweep(&key).await);
@@ -214,10 +214,12 @@ fn look(held: &[Option<Held>], quorum: usize) -> Look {
     let count = |is: fn(&Held) -> bool| held.iter().flatten().filter(|held| is(held)).count();
     if highest != Ballot::ZERO && (!alike || count(|held| !held.copied) < quorum) {
         Look::Uneven
+    } else if count(|held| held.listed) == 0 {
+        // What is remembered for a while is left alone until that is over.
+        let waits = count(|held| held.guarded) > 0 && count(|held| held.ripe) < quorum;
+        if waits { Look::Fine } else { Look::Silent }
     } else if count(|held| held.ripe) >= quorum {
         Look::Ripe
-    } else if count(|held| held.listed) == 0 {
-        Look::Silent
     } else {
         Look::Fine
     }
@@ -229,7 +231,8 @@ mod tests {
     use crate::ids::ProposerId;
     use crate::token::Token;
 
-    /// What a member holds, in words: the ballot, and `c` for copied, `l` for listed, `r` for ripe; `-` for nothing.
+    /// What a member holds, in words: the ballot, and `c` for copied, `l` for listed, `r` for ripe, `g` for guarded; `-` for
+    /// nothing.
     fn held(word: &str) -> Option<Held> {
         let (ballot, flags) = word.split_at(1);
         let token = ballot.parse().ok()?;
@@ -237,8 +240,9 @@ mod tests {
             0 => Ballot::ZERO,
             token => Ballot { token: Token::new(token).unwrap(), proposer: ProposerId(1) },
         };
-        let (copied, listed, ripe) = (flags.contains('c'), flags.contains('l'), flags.contains('r'));
-        Some(Held { ballot, promise: ballot, copied, listed, ripe })
+        let has = |flag| flags.contains(flag);
+        let (copied, listed, ripe, guarded) = (has('c'), has('l'), has('r'), has('g'));
+        Some(Held { ballot, promise: ballot, copied, listed, ripe, guarded })
     }
 
     #[test]
@@ -258,9 +262,11 @@ mod tests {
             ("5lr 5lr 5l", Look::Ripe),
             ("5lr 5lr", Look::Ripe),
             ("5lr 5lrc 5l", Look::Ripe),
-            // Listed or not.
-            ("5r 5r 5", Look::Ripe),
-            ("5r 5 5", Look::Silent),
+            // What is not listed is forgotten when it is ripe, and remembered until then.
+            ("5r 5r 5r", Look::Silent),
+            ("5r 5r 5g", Look::Silent),
+            ("5r 5g 5g", Look::Fine),
+            ("5g 5g 5g", Look::Fine),
             // It is settled first.
             ("5lr 5lr 6l", Look::Uneven),
             ("5lrc 5lrc 5lr", Look::Uneven),

@@ -83,6 +83,10 @@ impl Forgetting {
         let quorum = self.cluster.size.quorum();
         let mut records = Vec::new();
         for (at, key) in keys.into_iter().enumerate() {
+            if is_kept(held.iter().map(|held| held[at])) {
+                self.put_back(&[key]);
+                continue;
+            }
             // Otherwise it is in use again, or uneven: then comparison settles it and brings it here once more.
             if let Some((ballot, promise)) = says_nothing(held.iter().map(|held| held[at]), quorum) {
                 records.push(Forgotten { key, ballot, promise });
@@ -121,6 +125,12 @@ impl Forgetting {
     }
 }
 
+/// Whether it says nothing but is to be remembered for a while, by the clock of a node.
+fn is_kept(held: impl Iterator<Item = Option<Held>> + Clone) -> bool {
+    let mut held = held.flatten();
+    !mutant::is_on(Mutant::DoneForgottenEarly) && held.any(|held| held.guarded && !held.listed)
+}
+
 /// The ballot that all hold, and the highest token promised on it, if the register says nothing.
 fn says_nothing(held: impl Iterator<Item = Option<Held>> + Clone, quorum: usize) -> Option<(Ballot, Token)> {
     let ballot = |held: &Option<Held>| held.map_or(Ballot::ZERO, |held| held.ballot);
@@ -129,8 +139,12 @@ fn says_nothing(held: impl Iterator<Item = Option<Held>> + Clone, quorum: usize)
     // A bare promise is no value that anybody could have been told.
     let uncopied = held.clone().flatten().filter(|held| !held.copied).count();
     let there = held.clone().any(|held| held.is_some());
+    // What was to be remembered has aged on q nodes that have seen it pass.
+    let ripe = held.clone().flatten().filter(|held| held.ripe).count();
+    let aged = held.clone().flatten().all(|held| !held.ripe && !held.guarded) || ripe >= quorum;
+    let aged = aged || mutant::is_on(Mutant::DoneForgottenEarly);
     let promise = held.flatten().map(|held| held.promise.token).max()?;
-    (same && there && (uncopied >= quorum || first == Ballot::ZERO)).then_some((first, promise))
+    (same && there && aged && (uncopied >= quorum || first == Ballot::ZERO)).then_some((first, promise))
 }
 
 #[cfg(test)]
@@ -143,13 +157,16 @@ mod tests {
             token: Token::new(token).unwrap(),
             proposer: if token == 0 { Ballot::ZERO.proposer } else { ProposerId(1) },
         };
-        Some(Held { ballot: ballot(token), promise: ballot(promise), copied, listed, ripe: false })
+        let (ballot, promise) = (ballot(token), ballot(promise));
+        Some(Held { ballot, promise, copied, listed, ripe: false, guarded: false })
     }
 
     #[test]
     fn only_what_all_hold_alike_and_q_by_a_round_says_nothing() {
         let plain = held(5, 5, false, false);
         let copied = held(5, 5, true, false);
+        let guarded = plain.map(|held| Held { guarded: true, ..held });
+        let ripe = plain.map(|held| Held { ripe: true, ..held });
         for (records, expected) in [
             (vec![plain, plain, plain], Some(5)),
             (vec![plain, plain, held(5, 9, false, false)], Some(9)),
@@ -162,6 +179,11 @@ mod tests {
             (vec![held(0, 4, false, false), None, None], Some(4)),
             (vec![held(0, 4, true, false), held(0, 6, true, false), None], Some(6)),
             (vec![held(0, 4, false, false), None, plain], None),
+            // Remembered for a while.
+            (vec![guarded, guarded, guarded], None),
+            (vec![ripe, guarded, guarded], None),
+            (vec![ripe, ripe, guarded], Some(5)),
+            (vec![ripe, ripe, ripe], Some(5)),
         ] {
             let found = says_nothing(records.iter().copied(), 2).map(|(_, promise)| promise.get());
             assert_eq!(found, expected, "{records:?}");

@@ -98,6 +98,7 @@ pub fn accept_of(ballot: Ballot, vid: Ballot, base: Option<&Record>, list: &Memb
         next: Token::ZERO,
         announce: false,
         wake: Vec::new(),
+        place: None,
     }
 }
 

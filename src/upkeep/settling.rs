@@ -93,5 +93,6 @@ fn accept_of(key: &RegisterKey, ballot: Ballot, record: &Record) -> Accept {
         next: Token::ZERO,
         announce: false,
         wake: Vec::new(),
+        place: record.place.as_deref().cloned(),
     }
 }

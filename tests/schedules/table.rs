@@ -90,6 +90,7 @@ fn list_accept(at: Ballot, list: &MemberList) -> Accept {
         recent: vec![Ballot::ZERO],
         stamps: list.recovery.into_iter().collect(),
         guard: Duration::ZERO,
+        place: None,
         listed: false,
         next: Token::ZERO,
         announce: false,

@@ -1,13 +1,12 @@
 //! Real Redis servers for tests: started on a free port in a directory of their own, ended with the value.
 
-use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use majorityd::node::embedded::{Entry, Keyspace};
+use majorityd::node::embedded::{Entry, Keyspace, SortedSet};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -249,21 +248,31 @@ impl RedisServer {
 
     /// How many locks have a record.
     pub fn lock_records(&self) -> usize {
-        bytes_of(self.command(&["KEYS", "majorityd:r:l:*"])).len()
+        self.keys("majorityd:r:l:*").len()
+    }
+
+    /// The names of all keys that match a pattern.
+    pub fn keys(&self, pattern: &str) -> Vec<Vec<u8>> {
+        bytes_of(self.command(&["KEYS", pattern]))
     }
 
     /// All data, in the form of an embedded server's.
     pub fn dump(&self) -> Keyspace {
         let mut keyspace = Keyspace::default();
-        for key in bytes_of(self.command(&["KEYS", "*"])) {
+        for key in self.keys("*") {
             let entry = match self.command_bytes(&[b"TYPE", &key]) {
                 Reply::Status(kind) if kind == "string" => match self.command_bytes(&[b"GET", &key]) {
                     Reply::Bytes(bytes) => Entry::Bytes(bytes.into()),
                     other => panic!("GET answered {other:?}"),
                 },
                 Reply::Status(kind) if kind == "zset" => {
-                    let names = bytes_of(self.command_bytes(&[b"ZRANGE", &key, b"0", b"-1"]));
-                    Entry::Names(names.into_iter().map(Into::into).collect::<BTreeSet<_>>())
+                    let words = bytes_of(self.command_bytes(&[b"ZRANGE", &key, b"0", b"-1", b"WITHSCORES"]));
+                    let mut set = SortedSet::default();
+                    for pair in words.chunks(2) {
+                        let score = String::from_utf8_lossy(&pair[1]).parse().expect("an integer");
+                        set.insert(pair[0].clone().into(), score);
+                    }
+                    Entry::Sorted(set)
                 }
                 other => panic!("TYPE answered {other:?}"),
             };
@@ -279,9 +288,9 @@ impl RedisServer {
             Entry::Bytes(bytes) => {
                 self.command_bytes(&[b"SET", key, bytes]);
             }
-            Entry::Names(names) => {
-                for name in names {
-                    self.command_bytes(&[b"ZADD", key, b"0", name]);
+            Entry::Sorted(set) => {
+                for (score, name) in set.iter() {
+                    self.command_bytes(&[b"ZADD", key, score.to_string().as_bytes(), name]);
                 }
             }
         }

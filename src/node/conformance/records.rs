@@ -180,7 +180,8 @@ pub(super) async fn ballots_are_shown_without_values(subject: &dyn Subject) {
     connection.run(prepare("bare", ballot(4, 2))).await;
     let keys = ["plain", "none", "listed", "bare", "plain"].map(lock).to_vec();
     let before = subject.dump();
-    let held = |ballot, promise| Held { ballot, promise, copied: false, listed: false, ripe: false };
+    let held =
+        |ballot, promise| Held { ballot, promise, copied: false, listed: false, ripe: false, guarded: false };
     let plain = held(ballot(2, u64::MAX), ballot(5, 2));
     let all = vec![
         Some(plain),

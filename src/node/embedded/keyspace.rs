@@ -1,20 +1,22 @@
 //! The data of an embedded server: what Redis would hold, with the few commands that the scripts use.
 //!
 //! A plain value: clone it to keep a snapshot, compare two, put one back. Everything is ordered, so that the same
-//! commands give the same bytes. Scores of sorted sets are all 0, as in [`crate::node::keyspace`]; others are refused.
+//! commands give the same bytes. Scores of sorted sets are integers, as in [`crate::node::keyspace`]; others are refused.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use bytes::Bytes;
+
+use super::sorted_set::SortedSet;
 
 /// What stands under one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
     /// A string.
     Bytes(Bytes),
-    /// A sorted set whose scores are all 0.
-    Names(BTreeSet<Bytes>),
+    /// A sorted set.
+    Sorted(SortedSet),
 }
 
 /// All keys of one server, in byte order.
@@ -80,20 +82,27 @@ impl Keyspace {
                 self.insert(key.clone(), Entry::Bytes(value.clone()));
                 Reply::Status("OK")
             }
-            (b"ZADD", [key, score, name]) if score.as_ref() == b"0" => self.add_name(key, name),
-            (b"ZADD", [_, _, _]) => Reply::Error("ERR only the score 0 is known here".to_owned()),
+            (b"ZADD", [key, score, name]) => self.add_name(key, score, name),
             (b"ZREM", [key, name]) => self.remove_name(key, name),
             (b"ZRANGEBYLEX", [key, min, max, limit, offset, count]) if limit.as_ref() == b"LIMIT" => {
                 self.range(key, min, max, offset, count)
+            }
+            (b"ZRANGE", [key, first, last]) => self.range_by_rank(key, first, last, false),
+            (b"ZRANGE", [key, first, last, scores]) if scores.as_ref() == b"WITHSCORES" => {
+                self.range_by_rank(key, first, last, true)
+            }
+            (b"ZRANGEBYSCORE", [key, min, max, limit, offset, count])
+                if min.as_ref() == b"-inf" && limit.as_ref() == b"LIMIT" && offset.as_ref() == b"0" =>
+            {
+                self.range_below(key, max, count)
             }
             (b"UNLINK", keys) if !keys.is_empty() => {
                 Reply::Integer(keys.iter().map(|key| i64::from(self.remove(key))).sum())
             }
             (b"INCR", [key]) => self.increment(key),
-            (b"ZCARD", [key]) => match self.entries.get(key) {
-                None => Reply::Integer(0),
-                Some(Entry::Names(names)) => Reply::Integer(names.len() as i64),
-                Some(Entry::Bytes(_)) => wrong_type(),
+            (b"ZCARD", [key]) => match self.sorted(key) {
+                Ok(set) => Reply::Integer(set.map_or(0, SortedSet::len) as i64),
+                Err(error) => error,
             },
             (b"SCAN", [cursor, matching, pattern, counting, count])
                 if matching.as_ref() == b"MATCH" && counting.as_ref() == b"COUNT" =>
@@ -101,8 +110,8 @@ impl Keyspace {
                 self.scan(cursor, pattern, count)
             }
             (
-                b"GET" | b"SET" | b"UNLINK" | b"INCR" | b"SCAN" | b"ZADD" | b"ZCARD" | b"ZREM"
-                | b"ZRANGEBYLEX",
+                b"GET" | b"SET" | b"UNLINK" | b"INCR" | b"SCAN" | b"ZADD" | b"ZCARD" | b"ZREM" | b"ZRANGE"
+                | b"ZRANGEBYLEX" | b"ZRANGEBYSCORE",
                 _,
             ) => Reply::Error(WRONG_NUMBER.to_owned()),
             _ => return None,
@@ -113,7 +122,7 @@ impl Keyspace {
         match self.entries.get(key) {
             None => Reply::Nil,
             Some(Entry::Bytes(bytes)) => Reply::Bytes(bytes.clone()),
-            Some(Entry::Names(_)) => wrong_type(),
+            Some(Entry::Sorted(_)) => wrong_type(),
         }
     }
 
@@ -124,7 +133,7 @@ impl Keyspace {
                 Some(number) => number,
                 None => return Reply::Error("ERR value is not an integer or out of range".to_owned()),
             },
-            Some(Entry::Names(_)) => return wrong_type(),
+            Some(Entry::Sorted(_)) => return wrong_type(),
         };
         self.insert(key.clone(), Entry::Bytes((old + 1).to_string().into()));
         Reply::Integer(old + 1)
@@ -158,24 +167,37 @@ impl Keyspace {
         Reply::Array(vec![Reply::Bytes(next), Reply::Array(shown.collect())])
     }
 
-    fn add_name(&mut self, key: &Bytes, name: &Bytes) -> Reply {
-        match self.entries.entry(key.clone()).or_insert_with(|| Entry::Names(BTreeSet::new())) {
-            Entry::Names(names) => Reply::Integer(names.insert(name.clone()).into()),
+    fn add_name(&mut self, key: &Bytes, score: &[u8], name: &Bytes) -> Reply {
+        let Some(score) = integer(score) else {
+            return Reply::Error("ERR only integers are known here as scores".to_owned());
+        };
+        match self.entries.entry(key.clone()).or_insert_with(|| Entry::Sorted(SortedSet::default())) {
+            Entry::Sorted(set) => Reply::Integer(set.insert(name.clone(), score).into()),
             Entry::Bytes(_) => wrong_type(),
         }
     }
 
     fn remove_name(&mut self, key: &[u8], name: &[u8]) -> Reply {
         let Some(entry) = self.entries.get_mut(key) else { return Reply::Integer(0) };
-        let Entry::Names(names) = entry else { return wrong_type() };
-        let removed = names.remove(name);
+        let Entry::Sorted(set) = entry else { return wrong_type() };
+        let removed = set.remove(name);
         // Redis keeps no empty set.
-        if names.is_empty() {
+        if set.is_empty() {
             self.entries.remove(key);
         }
         Reply::Integer(removed.into())
     }
 
+    /// The set under a key; `None` where there is nothing.
+    fn sorted(&self, key: &[u8]) -> Result<Option<&SortedSet>, Reply> {
+        match self.entries.get(key) {
+            None => Ok(None),
+            Some(Entry::Sorted(set)) => Ok(Some(set)),
+            Some(Entry::Bytes(_)) => Err(wrong_type()),
+        }
+    }
+
+    /// Members in byte order. Meaningful where all scores are the same.
     fn range(&self, key: &[u8], min: &Bytes, max: &Bytes, offset: &[u8], count: &[u8]) -> Reply {
         let (Some(offset), Some(count)) = (integer(offset), integer(count)) else {
             return Reply::Error("ERR value is not an integer or out of range".to_owned());
@@ -183,16 +205,50 @@ impl Keyspace {
         let (Some(min), Some(max)) = (lex_bound(min), lex_bound(max)) else {
             return Reply::Error("ERR min or max not valid string range item".to_owned());
         };
-        let names = match self.entries.get(key) {
-            None => return Reply::Array(Vec::new()),
-            Some(Entry::Bytes(_)) => return wrong_type(),
-            Some(Entry::Names(names)) => names,
+        let set = match self.sorted(key) {
+            Ok(Some(set)) => set,
+            Ok(None) => return Reply::Array(Vec::new()),
+            Err(error) => return error,
         };
         let Ok(offset) = usize::try_from(offset) else { return Reply::Array(Vec::new()) };
-        let inside = names.iter().filter(|name| min.is_before(name) && max.is_after(name)).skip(offset);
+        let inside = set.names().filter(|name| min.is_before(name) && max.is_after(name)).skip(offset);
         // A negative count means all.
         let count = usize::try_from(count).unwrap_or(usize::MAX);
         Reply::Array(inside.take(count).cloned().map(Reply::Bytes).collect())
+    }
+
+    /// Members by score, from one rank to another, counted from 0.
+    fn range_by_rank(&self, key: &[u8], first: &[u8], last: &[u8], scores: bool) -> Reply {
+        let rank = |text| integer(text).and_then(|rank| usize::try_from(rank).ok());
+        let (Some(first), Some(last)) = (rank(first), rank(last)) else {
+            return Reply::Error("ERR only ranks from the beginning are known here".to_owned());
+        };
+        let set = match self.sorted(key) {
+            Ok(set) => set,
+            Err(error) => return error,
+        };
+        let inside =
+            set.into_iter().flat_map(SortedSet::iter).skip(first).take((last + 1).saturating_sub(first));
+        let rows = inside.flat_map(|(score, name)| {
+            let score = scores.then(|| Reply::Bytes(Bytes::from(score.to_string())));
+            std::iter::once(Reply::Bytes(name.clone())).chain(score)
+        });
+        Reply::Array(rows.collect())
+    }
+
+    /// The first members whose score is below a bound, which is written `(BOUND`.
+    fn range_below(&self, key: &[u8], bound: &[u8], count: &[u8]) -> Reply {
+        let bound = bound.strip_prefix(b"(").and_then(integer);
+        let count = integer(count).and_then(|count| usize::try_from(count).ok());
+        let (Some(bound), Some(count)) = (bound, count) else {
+            return Reply::Error("ERR min or max is not a float".to_owned());
+        };
+        let set = match self.sorted(key) {
+            Ok(set) => set,
+            Err(error) => return error,
+        };
+        let below = set.into_iter().flat_map(SortedSet::iter).take_while(|(score, _)| *score < bound);
+        Reply::Array(below.take(count).map(|(_, name)| Reply::Bytes(name.clone())).collect())
     }
 }
 
@@ -268,6 +324,27 @@ mod tests {
             assert_eq!(run(&mut keyspace, &["ZREM", "set", name]), Reply::Integer(1));
         }
         assert!(keyspace.is_empty());
+    }
+
+    #[test]
+    fn a_set_is_ranged_by_score_and_then_by_name() {
+        let mut keyspace = Keyspace::default();
+        for (score, name) in [("20", "late"), ("10", "b"), ("10", "a"), ("0", "first")] {
+            assert_eq!(run(&mut keyspace, &["ZADD", "set", score, name]), Reply::Integer(1));
+        }
+        assert_eq!(run(&mut keyspace, &["ZRANGE", "set", "0", "2"]), names(&["first", "a", "b"]));
+        assert_eq!(run(&mut keyspace, &["ZRANGE", "set", "1", "1", "WITHSCORES"]), names(&["a", "10"]));
+        assert_eq!(run(&mut keyspace, &["ZRANGE", "set", "4", "9"]), names(&[]));
+        assert_eq!(run(&mut keyspace, &["ZRANGE", "none", "0", "9"]), names(&[]));
+        let mut below =
+            |max, count| run(&mut keyspace, &["ZRANGEBYSCORE", "set", "-inf", max, "LIMIT", "0", count]);
+        assert_eq!(below("(20", "9"), names(&["first", "a", "b"]));
+        assert_eq!(below("(10", "9"), names(&["first"]));
+        assert_eq!(below("(21", "2"), names(&["first", "a"]));
+        assert_eq!(run(&mut keyspace, &["ZADD", "set", "30", "first"]), Reply::Integer(0));
+        assert_eq!(run(&mut keyspace, &["ZRANGE", "set", "0", "0"]), names(&["a"]));
+        assert_eq!(run(&mut keyspace, &["ZCARD", "set"]), Reply::Integer(4));
+        assert!(matches!(run(&mut keyspace, &["ZADD", "set", "1.5", "x"]), Reply::Error(_)));
     }
 
     #[test]

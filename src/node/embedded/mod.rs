@@ -11,6 +11,7 @@
 mod interpreter;
 mod keyspace;
 mod msgpack;
+mod sorted_set;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -21,6 +22,7 @@ use futures::future::BoxFuture;
 
 use self::interpreter::Interpreter;
 pub use self::keyspace::{Entry, Keyspace};
+pub use self::sorted_set::SortedSet;
 use super::handshake::{self, Inspection, Welcome};
 use super::keyspace::{changes_channel, daemon_channel};
 use super::{CallError, Hint, HintSink, Identity, Node, NodeState, script};

@@ -1,5 +1,5 @@
 -- accept {ACCEPT, key, token, proposer, value, vid, recent, stamp names, guard ms, listed, next token, announce,
--- daemons to wake}: store a value under a ballot (protocol, section 1).
+-- daemons to wake, place}: store a value under a ballot (protocol, section 1).
 -- Answers ACCEPTED, {CONFLICT, token, proposer} or TOO_FAR_AHEAD. A stamp that the record had keeps its time, a new one
 -- gets this node's. The same accept again is ACCEPTED and changes nothing.
 
@@ -27,18 +27,6 @@ local function stamps_of(names, record)
     stamps[2 * i] = since[name] or now_us
   end
   return stamps
-end
-
--- The index is a hint for lists; it changes only when the value says so.
-local function index(key, was, listed)
-  if was ~= listed then
-    local set, name = 'majorityd:i:' .. string.sub(key, 1, 1), string.sub(key, 3)
-    if listed == 1 then
-      redis.call('ZADD', set, 0, name)
-    else
-      redis.call('ZREM', set, name)
-    end
-  end
 end
 
 -- Hints go out after the value is stored, and what goes wrong with them is nobody's failure.
@@ -74,12 +62,12 @@ local function accept(operation)
   if next_token > token then
     promise = next_token
   end
-  local was = record and record[LISTED] or 0
-  store(key, {
+  local stored = {
     promise, proposer, token, proposer, operation[6], operation[7], operation[5],
-    stamps_of(operation[8], record), operation[9], 0, listed,
-  })
-  index(key, was, listed)
+    stamps_of(operation[8], record), operation[9], 0, listed, operation[14],
+  }
+  store(key, stored)
+  reindex(key, record, stored)
   publish(key, operation[12], operation[13])
   return ACCEPTED
 end

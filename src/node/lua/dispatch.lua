@@ -17,7 +17,7 @@ for i, operation in ipairs(batch[2]) do
   local answer = gate(batch[1], operation)
   if not answer then
     local code = operation[1]
-    local done, result = pcall(OPERATIONS[code] or UPKEEP[code], operation)
+    local done, result = pcall(OPERATIONS[code] or UPKEEP[code] or QUEUES[code], operation)
     answer = done and result or { FAILED, message_of(result) }
   end
   answers[i] = answer

@@ -12,7 +12,7 @@ UPKEEP[FORGET] = function(operation)
       raise_floor(record[PROMISE_TOKEN], record[PROMISE_PROPOSER])
       redis.call('UNLINK', RECORDS .. key)
       wrote = true
-      index(key, record[LISTED], 0)
+      reindex(key, record, nil)
       count = count + 1
     end
   end

@@ -26,10 +26,11 @@ do
 end
 
 local batch = cmsgpack.unpack(ARGV[1])
--- Whether any operation is one of upkeep.
-local upkeep_wanted = false
+-- Whether any operation is one of upkeep, and whether any is about a queue as a whole.
+local upkeep_wanted, queues_wanted = false, false
 for _, operation in ipairs(batch[2]) do
-  upkeep_wanted = upkeep_wanted or operation[1] > FOUND
+  queues_wanted = queues_wanted or operation[1] >= CLAIM
+  upkeep_wanted = upkeep_wanted or operation[1] > FOUND and operation[1] < CLAIM
 end
 
 -- Whether a recovery ({token, proposer}) is still the last that was promised anything on the list.

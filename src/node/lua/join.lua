@@ -71,7 +71,7 @@ end
 -- nothing here.
 local function merge_record(key, raw)
   local theirs, own = cmsgpack.unpack(raw), load(key)
-  local record, was = own, own and own[LISTED] or 0
+  local record = own
   if not own or below(own[BALLOT_TOKEN], own[BALLOT_PROPOSER], theirs[BALLOT_TOKEN], theirs[BALLOT_PROPOSER]) then
     record = cmsgpack.unpack(raw)
     record[COPIED] = 1
@@ -86,7 +86,7 @@ local function merge_record(key, raw)
     end
   end
   store(key, record)
-  index(key, was, record[LISTED])
+  reindex(key, own, record)
 end
 
 -- merge {MERGE, memory, floor token, floor proposer, [key, raw record, …]}: what another node holds.

@@ -30,9 +30,9 @@ end
 -- A record is read as a whole, however little of it is shown: what so many bytes take is a fraction of a millisecond.
 local BALLOTS_BYTES = 262144
 
--- ballots {BALLOTS, [key, …]}: what is held, without the values. Ripe is 1 where the record has a guard that has aged by
--- this node's clock. Only of as many keys, in their order, as so many bytes of records have; of one at least.
--- Answers {BALLOTS_OF, [false or {ballot token, ballot proposer, promise token, promise proposer, copied, listed, ripe},
+-- ballots {BALLOTS, [key, …]}: what is held, without the values. Guard is 0 for none, 1 for one that has aged by this node's
+-- clock, and 2 for one that has not. Only of as many keys, in their order, as so many bytes of records have; of one at least.
+-- Answers {BALLOTS_OF, [false or {ballot token, ballot proposer, promise token, promise proposer, copied, listed, guard},
 -- …]}.
 UPKEEP[BALLOTS] = function(operation)
   local held, bytes = {}, 0
@@ -44,7 +44,7 @@ UPKEEP[BALLOTS] = function(operation)
     bytes = bytes + (raw and #raw or 0)
     held[i] = record and {
       record[BALLOT_TOKEN], record[BALLOT_PROPOSER], record[PROMISE_TOKEN], record[PROMISE_PROPOSER],
-      record[COPIED], record[LISTED], (record[GUARD_MS] > 0 and not is_guarded(record)) and 1 or 0,
+      record[COPIED], record[LISTED], record[GUARD_MS] == 0 and 0 or is_guarded(record) and 2 or 1,
     } or false
   end
   return { BALLOTS_OF, held }

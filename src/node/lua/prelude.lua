@@ -10,10 +10,11 @@ local MEMBERS = 'm:'
 local CHANGES = 'majorityd:' .. CLUSTER .. ':changes'
 local DAEMONS = 'majorityd:' .. CLUSTER .. ':d:'
 
--- Fields of a record, a MessagePack array. STAMPS is flat: name, microseconds since which it is held, name, …
+-- Fields of a record, a MessagePack array. STAMPS is flat: name, microseconds since which it is held, name, … PLACE is
+-- false or {set, member, milliseconds}: where a queue's item stands in its queue (place.lua).
 local PROMISE_TOKEN, PROMISE_PROPOSER = 1, 2
 local BALLOT_TOKEN, BALLOT_PROPOSER = 3, 4
-local VID, RECENT, VALUE, STAMPS, GUARD_MS, COPIED, LISTED = 5, 6, 7, 8, 9, 10, 11
+local VID, RECENT, VALUE, STAMPS, GUARD_MS, COPIED, LISTED, PLACE = 5, 6, 7, 8, 9, 10, 11, 12
 
 -- Fields of the node record.
 local NODE_FORMAT, NODE_CLUSTER, NODE_N, NODE_INDEX, NODE_RUN, NODE_MEMORY, NODE_ASIDE = 1, 2, 3, 4, 5, 6, 7
@@ -25,11 +26,12 @@ local SERVING, WIPING, MERGING = 0, 1, 2
 -- Operations.
 local READ, PREPARE, ACCEPT, LIST, FOUND = 1, 2, 3, 4, 5
 local BEGIN_JOIN, MERGE, END_JOIN, PAGE, BALLOTS, FORGET, REPORT, MISSED = 6, 7, 8, 9, 10, 11, 12, 13
+local CLAIM, CENSUS = 14, 15
 
 -- Answers. The bare numbers stand for themselves, the others head an array.
 local ACCEPTED, RECORD, PROMISED, HELD, CONFLICT, NAMES = 1, 2, 3, 4, 5, 6
 local TOO_FAR_AHEAD, NOT_SERVING, FAILED, GATED = 7, 8, 9, 10
-local WIPING_YET, PAGE_OF, BALLOTS_OF, FORGOTTEN, REPORTED = 11, 12, 13, 14, 15
+local WIPING_YET, PAGE_OF, BALLOTS_OF, FORGOTTEN, REPORTED, CLAIMED, CENSUS_OF = 11, 12, 13, 14, 15, 16, 17
 
 local NO_PROPOSER = string.rep('\0', 8)
 local DAY_MS = 86400000

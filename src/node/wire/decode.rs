@@ -6,7 +6,9 @@ use bytes::Bytes;
 
 use crate::ids::{MemoryId, ProposerId};
 use crate::node::memory_from_wire;
-use crate::node::operation::{Answer, Held, JoinState, Page, Record, RegisterKey, Reported, Stamp, Told};
+use crate::node::operation::{
+    Answer, Census, Claimed, Held, JoinState, Page, Place, Record, RegisterKey, Reported, Stamp, Told,
+};
 use crate::token::{Ballot, Token};
 
 // Phases of a join, as the node record has them.
@@ -60,6 +62,14 @@ impl<'a> Reader<'a> {
         let (bytes, rest) = self.0.split_at_checked(length).ok_or(Malformed("string too long"))?;
         self.0 = rest;
         Ok(bytes)
+    }
+
+    fn text(&mut self) -> Result<String, Malformed> {
+        Ok(String::from_utf8_lossy(self.bytes()?).into_owned())
+    }
+
+    fn signed(&mut self) -> Result<i64, Malformed> {
+        rmp::decode::read_int(&mut self.0).map_err(|_| Malformed("number expected"))
     }
 
     fn is_number(&self) -> bool {
@@ -151,6 +161,8 @@ fn decode_answer(input: &mut Reader<'_>, now_us: u64) -> Result<Option<Answer>, 
             Answer::Ballots(held.collect::<Result<_, Malformed>>()?)
         }
         14 => Answer::Forgotten(input.number()?),
+        16 => Answer::Claimed(decode_claimed(input, now_us)?),
+        17 => Answer::Census(decode_census(input)?),
         15 => Answer::Reported(decode_reported(input)?),
         9 => Answer::Failed { message: String::from_utf8_lossy(input.bytes()?).into_owned() },
         _ => return Err(Malformed("unknown answer")),
@@ -174,8 +186,24 @@ fn decode_held(input: &mut Reader<'_>) -> Result<Option<Held>, Malformed> {
     }
     input.array()?;
     let (ballot, promise) = (input.ballot()?, input.ballot()?);
-    let mut flag = || Ok(input.number()? != 0);
-    Ok(Some(Held { ballot, promise, copied: flag()?, listed: flag()?, ripe: flag()? }))
+    let (copied, listed, guard) = (input.number()? != 0, input.number()? != 0, input.number()?);
+    Ok(Some(Held { ballot, promise, copied, listed, ripe: guard == 1, guarded: guard == 2 }))
+}
+
+fn decode_claimed(input: &mut Reader<'_>, now_us: u64) -> Result<Claimed, Malformed> {
+    let items = (0..input.array()? / 2).map(|_| Ok((input.text()?, decode_record(input.bytes()?, now_us)?)));
+    let items = items.collect::<Result<_, Malformed>>()?;
+    let (floor, next_due) = (input.vid()?, input.signed()?);
+    let next_due = u64::try_from(next_due).ok().map(Duration::from_millis);
+    Ok(Claimed { items, floor, next_due, contended: input.number()? != 0 })
+}
+
+fn decode_census(input: &mut Reader<'_>) -> Result<Census, Malformed> {
+    let (ready, delayed, leased) = (input.number()?, input.number()?, input.number()?);
+    let (dead, done, first) = (input.number()?, input.number()?, input.text()?);
+    let members = (0..input.array()?).map(|_| input.text()).collect::<Result<_, Malformed>>()?;
+    let first = Some(first).filter(|first| !first.is_empty());
+    Ok(Census { ready, delayed, leased, dead, done, first, members })
 }
 
 fn decode_reported(input: &mut Reader<'_>) -> Result<Reported, Malformed> {
@@ -199,8 +227,8 @@ fn decode_reported(input: &mut Reader<'_>) -> Result<Reported, Malformed> {
 /// [`Malformed`] for anything that `accept` does not store.
 pub fn decode_record(raw: &[u8], now_us: u64) -> Result<Record, Malformed> {
     let mut input = Reader(raw);
-    if input.array()? != 11 {
-        return Err(Malformed("record of 11 fields expected"));
+    if input.array()? != 12 {
+        return Err(Malformed("record of 12 fields expected"));
     }
     let (promise, ballot, vid) = (input.ballot()?, input.ballot()?, input.vid()?);
     let recent = input
@@ -218,7 +246,18 @@ pub fn decode_record(raw: &[u8], now_us: u64) -> Result<Record, Malformed> {
     }
     let guard = Duration::from_millis(input.number()?);
     let (copied, listed) = (input.number()? != 0, input.number()? != 0);
-    Ok(Record { promise, ballot, value, vid, recent, ages, copied, listed, guard })
+    let place = decode_place(&mut input)?;
+    Ok(Record { promise, ballot, value, vid, recent, ages, copied, listed, guard, place })
+}
+
+fn decode_place(input: &mut Reader<'_>) -> Result<Option<Box<Place>>, Malformed> {
+    if input.is_false() {
+        return Ok(None);
+    }
+    input.array()?;
+    let set = input.text()?.chars().next().ok_or(Malformed("name of a set expected"))?;
+    let (member, due) = (input.text()?, Duration::from_millis(input.number()?));
+    Ok(Some(Box::new(Place { set, member, due })))
 }
 
 #[cfg(test)]

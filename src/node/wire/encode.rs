@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::node::operation::{Accept, Forgotten, Operation, RegisterKey, Report};
+use crate::node::operation::{Accept, Forgotten, Operation, Place, RegisterKey, Report};
 use crate::token::Ballot;
 
 const READ: u8 = 1;
@@ -18,6 +18,8 @@ const BALLOTS: u8 = 10;
 const FORGET: u8 = 11;
 const REPORT: u8 = 12;
 const MISSED: u8 = 13;
+const CLAIM: u8 = 14;
+const CENSUS: u8 = 15;
 
 /// One operation as MessagePack, cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,10 +111,20 @@ impl Operation {
                     .number((*soft).into());
             }
             Operation::Accept(accept) => encode_accept(&mut out, accept),
-            Operation::List { kind, prefix, after, limit } => {
+            Operation::List { index, prefix, after, limit } => {
                 let (min, max) = lex_range(prefix, after);
-                out.array(5).number(LIST.into()).bytes(kind.to_string().as_bytes());
+                out.array(5).number(LIST.into()).bytes(index.as_bytes());
                 out.bytes(&min).bytes(&max).number(*limit as u64);
+            }
+            Operation::Claim(claim) => {
+                out.array(7).number(CLAIM.into()).bytes(claim.queue.as_bytes());
+                // None would be all, as a range.
+                out.number(claim.count.max(1) as u64).number(claim.bytes as u64);
+                out.number(claim.mark.as_millis() as u64).ballot(claim.ballot);
+            }
+            Operation::Census { queue, set, limit } => {
+                out.array(4).number(CENSUS.into()).bytes(queue.as_bytes());
+                out.bytes(set.to_string().as_bytes()).number(*limit as u64);
             }
             Operation::Found { founding, memory } => {
                 out.array(5).number(FOUND.into()).bytes(&founding.to_bytes()).ballot(*founding);
@@ -177,7 +189,7 @@ fn encode_report(out: &mut Writer, report: &Report) {
 
 fn encode_accept(out: &mut Writer, accept: &Accept) {
     out.0.reserve(accept.value.len() + 256);
-    out.array(13).number(ACCEPT.into()).bytes(accept.key.as_bytes()).ballot(accept.ballot);
+    out.array(14).number(ACCEPT.into()).bytes(accept.key.as_bytes()).ballot(accept.ballot);
     out.bytes(&accept.value).bytes(&vid_bytes(accept.vid));
     let recent: Vec<u8> = accept.recent.iter().flat_map(|vid| vid.to_bytes()).collect();
     out.bytes(&recent);
@@ -190,6 +202,15 @@ fn encode_accept(out: &mut Writer, accept: &Accept) {
     out.array(accept.wake.len());
     for daemon in &accept.wake {
         out.bytes(daemon.to_string().as_bytes());
+    }
+    match &accept.place {
+        Some(Place { set, member, due }) => {
+            out.array(3).bytes(set.to_string().as_bytes()).bytes(member.as_bytes());
+            out.number(u64::try_from(due.as_millis()).unwrap_or(u64::MAX));
+        }
+        None => {
+            out.nothing();
+        }
     }
 }
 

@@ -1,0 +1,85 @@
+-- Queue: what is about a queue and not about one of its items. Run only in batches that have such an operation.
+
+local now_ms = math.floor(now_us / 1000)
+-- So many due items at most are moved by one operation.
+local ADVANCE_MAX = 1000
+
+-- Items whose delay, lease or mark is over stand among the ready.
+local function advance(queue, most)
+  local before = string.format('(%.0f', now_ms)
+  for _, set in ipairs({ 'w', 'l', 'm' }) do
+    local timed = queue_set(set, queue)
+    for _, member in ipairs(redis.call('ZRANGEBYSCORE', timed, '-inf', before, 'LIMIT', 0, most)) do
+      redis.call('ZREM', timed, member)
+      redis.call('ZADD', queue_set('r', queue), 0, member)
+    end
+  end
+end
+
+-- Milliseconds until the next item is due, or -1.
+local function next_due(queue)
+  local first = -1
+  for _, set in ipairs({ 'w', 'l', 'm' }) do
+    local head = redis.call('ZRANGE', queue_set(set, queue), 0, 0, 'WITHSCORES')
+    if head[2] then
+      local left = math.max(tonumber(head[2]) - now_ms, 0)
+      first = first < 0 and left or math.min(first, left)
+    end
+  end
+  return first
+end
+
+-- The sets may be behind: a record that says otherwise is no longer there, whatever they say.
+local function is_open(record, member)
+  local place = record and record[PLACE]
+  return place and place[2] == member and (place[1] == 'r' or place[1] == 'w' or place[1] == 'l')
+end
+
+-- claim {CLAIM, queue, count, bytes, mark ms, token, proposer}: prepares the first ready items under one ballot, so many at
+-- most, and no more once their records have so many bytes (protocol, section 4). What was looked at is marked, so that for
+-- a moment nobody else is given it. Whether an item may be leased is decided by agreement and not here.
+-- Answers {CLAIMED, [member, raw record, …], floor, milliseconds until the next is due or -1, whether others' marks were
+-- met}, or TOO_FAR_AHEAD. A repeat claims other items.
+QUEUES[CLAIM] = function(operation)
+  local queue, count, bytes, mark_ms = operation[2], operation[3], operation[4], operation[5]
+  local token, proposer = operation[6], operation[7]
+  if too_far_ahead(token) then
+    return TOO_FAR_AHEAD
+  end
+  advance(queue, ADVANCE_MAX)
+  local ready, marked = queue_set('r', queue), queue_set('m', queue)
+  local contended = redis.call('ZCARD', marked) > 0 and 1 or 0
+  local rows, size = {}, 0
+  -- Some may be no longer there, or promised to somebody else.
+  for _, member in ipairs(redis.call('ZRANGE', ready, 0, 2 * count - 1)) do
+    if #rows == 2 * count or size >= bytes then
+      break
+    end
+    local key = 'q:' .. queue .. SEPARATOR .. string.sub(member, ORDER_LENGTH + 1)
+    redis.call('ZREM', ready, member)
+    local record, raw = load(key)
+    if is_open(record, member) then
+      redis.call('ZADD', marked, now_ms + mark_ms, member)
+      local answer = prepare_loaded(key, record, raw, token, proposer, 0)
+      if answer[1] == PROMISED then
+        rows[#rows + 1], rows[#rows + 2] = member, answer[2]
+        size = size + #answer[2]
+      end
+    end
+  end
+  local _, _, forgotten = floor()
+  return { CLAIMED, rows, forgotten, next_due(queue), contended }
+end
+
+-- census {CENSUS, queue, set, limit}: how many items stand where, by this node alone, and the first so many of one set.
+-- Answers {CENSUS_OF, ready, delayed, leased, dead, done, first ready member or '', [member, …]}.
+QUEUES[CENSUS] = function(operation)
+  local queue, set, limit = operation[2], operation[3], operation[4]
+  advance(queue, ADVANCE_MAX)
+  local function card(letter)
+    return redis.call('ZCARD', queue_set(letter, queue))
+  end
+  local first = redis.call('ZRANGE', queue_set('r', queue), 0, 0)[1] or ''
+  local members = limit > 0 and redis.call('ZRANGE', queue_set(set, queue), 0, limit - 1) or {}
+  return { CENSUS_OF, card('r') + card('m'), card('w'), card('l'), card('d'), card('x'), first, members }
+end

@@ -7,14 +7,22 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 
 const ROOT: &str = "proto";
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "majority/v1/cluster.proto",
     "majority/v1/common.proto",
     "majority/v1/kv.proto",
     "majority/v1/lock.proto",
+    "majority/v1/queue.proto",
 ];
 /// They carry a lease id, which is not printed: `grpc::convert` writes their `Debug` by hand.
-const SECRET: [&str; 3] = [".majority.v1.Lease", ".majority.v1.ExtendRequest", ".majority.v1.ReleaseRequest"];
+const SECRET: [&str; 6] = [
+    ".majority.v1.Lease",
+    ".majority.v1.ExtendRequest",
+    ".majority.v1.ReleaseRequest",
+    ".majority.v1.ReservedItem",
+    ".majority.v1.ItemLease",
+    ".majority.v1.ItemNack",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed={ROOT}");

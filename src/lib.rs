@@ -1,10 +1,11 @@
-//! majorityd: distributed locks and consistent keys over gRPC, by majority of independent Redis servers.
+//! majorityd: distributed locks, locking queues and consistent keys over gRPC, by majority of independent Redis servers.
 //!
 //! The map, from the caller to the servers. Each room's own page has its why.
 //!
 //! * [`cli`] and [`config`]: what is typed and what is set. [`server`] puts everything together, [`telemetry`] logs.
 //! * [`grpc`]: the API; [`proto`] has its generated code. Checks requests, calls a facade, maps errors in one place.
 //! * [`lock`]: locks as pure changes of a value, and the facade with its waiting and its streams.
+//! * [`queue`]: the items of queues as pure changes of a value, and the facade with the desk where calls wait for them.
 //! * [`kv`]: keys as pure changes of a value, and the facade with its watches.
 //! * [`cluster`]: how the cluster is, for people: what each node is worth now, and what may still fail.
 //! * [`register`]: agreement on one value by CASPaxos: the proposer (pure), ages (pure), the line of changes per key.
@@ -31,6 +32,7 @@ pub mod members;
 pub mod mutant;
 pub mod node;
 pub mod proto;
+pub mod queue;
 pub mod quorum;
 pub mod register;
 pub mod runtime;

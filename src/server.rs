@@ -21,9 +21,11 @@ use crate::kv::keys::KeySettings;
 use crate::lock::Locks;
 use crate::lock::locks::LockSettings;
 use crate::node::embedded::{EmbeddedNode, EmbeddedServer};
-use crate::node::keyspace::{KIND_KEY, KIND_LOCK};
+use crate::node::keyspace::{KIND_ITEM, KIND_KEY, KIND_LOCK};
 use crate::node::redis::{RedisNode, RedisOptions, Runs};
 use crate::node::{Hint, HintSink, Identity, Node};
+use crate::queue::Queues;
+use crate::queue::queues::QueueSettings;
 use crate::quorum::{ClusterSize, InvalidSize};
 use crate::runtime::{Runtime, system};
 use crate::upkeep::comparing::ComparingSettings;
@@ -34,7 +36,7 @@ use crate::upkeep::{self, Sweeps, UpkeepSettings};
 /// How often it is looked whether a quorum can serve, beside the moments when a node's state changes.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(250);
 
-/// What a message with a value may have besides it, in bytes.
+/// What a message with a value or a payload may have besides it, in bytes.
 const MESSAGE_SPARE_BYTES: usize = 1 << 20;
 
 /// How long the daemon takes at its end to give up its places in line; those that stay age.
@@ -84,6 +86,8 @@ pub struct Daemon {
     pub cluster: Arc<Cluster>,
     /// The locks.
     pub locks: Arc<Locks>,
+    /// The queues.
+    pub queues: Queues,
     /// The keys.
     pub keys: Keys,
     /// How the cluster is.
@@ -95,7 +99,7 @@ pub struct Daemon {
 /// Where hints go: the rooms are made after the nodes.
 #[derive(Default)]
 struct HintRouter {
-    rooms: OnceLock<(Arc<Locks>, Keys)>,
+    rooms: OnceLock<(Arc<Locks>, Queues, Keys)>,
     states: Arc<event_listener::Event>,
 }
 
@@ -108,13 +112,14 @@ impl HintRouter {
     fn route(&self, node: NodeIndex, hint: &Hint) {
         match (hint, self.rooms.get()) {
             (Hint::State, _) => drop(self.states.notify(usize::MAX)),
-            (Hint::Wake(key), Some((locks, _))) => {
+            (Hint::Wake(key), Some((locks, ..))) => {
                 if let Some((KIND_LOCK, name)) = kind_and_name(key) {
                     locks.on_wake(node, name);
                 }
             }
-            (Hint::Changed(key), Some((locks, keys))) => match kind_and_name(key) {
+            (Hint::Changed(key), Some((locks, queues, keys))) => match kind_and_name(key) {
                 Some((KIND_LOCK, name)) => locks.on_changed(name),
+                Some((KIND_ITEM, name)) => queues.on_ready(node, name),
                 Some((KIND_KEY, name)) => keys.on_changed(name),
                 Some(_) | None => {}
             },
@@ -151,13 +156,14 @@ impl Daemon {
         let cluster = Arc::new(Cluster::new(size, nodes, proposer, runtime.clone()));
         let locks = Arc::new(Locks::new(cluster.clone(), lock_settings(settings)));
         let keys = Keys::new(cluster.clone(), key_settings(settings));
-        router.rooms.get_or_init(|| (locks.clone(), keys.clone()));
+        let queues = Queues::new(cluster.clone(), queue_settings(settings));
+        router.rooms.get_or_init(|| (locks.clone(), queues.clone(), keys.clone()));
         let observer = Observer::new(cluster.clone(), facts(settings, &cluster), router.states.clone());
         let sweeps: Sweeps = vec![locks.clone(), Arc::new(keys.clone())];
         upkeep::start(&cluster, upkeep_settings(settings), sweeps);
         let (sender, can_serve) = watch::channel(false);
         runtime.spawner.spawn(watch_quorum(cluster.clone(), router, sender).boxed());
-        Ok(Self { cluster, locks, keys, observer: Arc::new(observer), can_serve })
+        Ok(Self { cluster, locks, queues, keys, observer: Arc::new(observer), can_serve })
     }
 
     /// On the servers that the settings list.
@@ -244,6 +250,15 @@ fn lock_settings(settings: &Settings) -> LockSettings {
     }
 }
 
+fn queue_settings(settings: &Settings) -> QueueSettings {
+    QueueSettings {
+        patience: settings.quorum.patience,
+        look_interval: settings.queues.look_interval,
+        waiters_per_name_max: settings.queues.waiters_per_name_max,
+        ..QueueSettings::default()
+    }
+}
+
 fn key_settings(settings: &Settings) -> KeySettings {
     KeySettings {
         patience: settings.quorum.patience,
@@ -278,13 +293,13 @@ fn grpc_settings(settings: &Settings) -> grpc::Settings {
         ttl_default: settings.locks.ttl_default,
         key_ttl_max: settings.keys.ttl_max,
         value_bytes_max: settings.keys.value_bytes_max,
+        payload_bytes_max: settings.queues.payload_bytes_max,
         ..defaults.limits.clone()
     };
+    let bytes_max = settings.keys.value_bytes_max.max(settings.queues.payload_bytes_max);
     grpc::Settings {
         // The largest value, and one that is too large by little and gets an answer that says so.
-        message_bytes_max: defaults
-            .message_bytes_max
-            .max(settings.keys.value_bytes_max + MESSAGE_SPARE_BYTES),
+        message_bytes_max: defaults.message_bytes_max.max(bytes_max + MESSAGE_SPARE_BYTES),
         limits,
         deadline_default: settings.grpc.default_timeout,
         shutdown_grace: settings.grpc.shutdown_grace,
@@ -332,6 +347,7 @@ pub async fn run(
     tracing::info!(%listen, cluster = settings.cluster.name, nodes = daemon.cluster.size.nodes(), "serving gRPC");
     let services = grpc::Services {
         locks: daemon.locks,
+        queues: daemon.queues,
         keys: daemon.keys,
         observer: daemon.observer,
         runtime,
@@ -364,13 +380,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_has_room_for_the_largest_value_and_a_batch() {
+    fn a_message_has_room_for_the_largest_value_or_payload_and_a_batch() {
         for (value_bytes_max, least) in [(1, 4 << 20), (1 << 20, 4 << 20), (16 << 20, 16 << 20)] {
             let mut settings = Settings::default();
             settings.keys.value_bytes_max = value_bytes_max;
             let grpc = grpc_settings(&settings);
             assert!(grpc.message_bytes_max > least, "{value_bytes_max}");
             assert_eq!(grpc.limits.value_bytes_max, value_bytes_max);
+            let mut settings = Settings::default();
+            settings.queues.payload_bytes_max = value_bytes_max;
+            let grpc = grpc_settings(&settings);
+            assert!(grpc.message_bytes_max > least, "{value_bytes_max}");
+            assert_eq!(grpc.limits.payload_bytes_max, value_bytes_max);
         }
     }
 

@@ -5,7 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
@@ -128,7 +128,12 @@ fn grpcurl_finds_its_way_by_reflection() {
     let dev = Dev::start();
     let (ok, services) = dev.run(&["-plaintext", &dev.address, "list"]);
     assert!(ok, "{services}");
-    for service in ["majority.v1.LockService", "majority.v1.KvService", "grpc.health.v1.Health"] {
+    for service in [
+        "majority.v1.LockService",
+        "majority.v1.QueueService",
+        "majority.v1.KvService",
+        "grpc.health.v1.Health",
+    ] {
         assert!(services.lines().any(|line| line == service), "{services}");
     }
     let (ok, methods) = dev.run(&["-plaintext", &dev.address, "list", "majority.v1.LockService"]);
@@ -139,6 +144,7 @@ fn grpcurl_finds_its_way_by_reflection() {
     for (symbol, part) in [
         ("majority.v1.LockService.Hold", "returns ( stream .majority.v1.HoldResponse )"),
         ("majority.v1.Lease", "uint64 fencing_token = 4"),
+        ("majority.v1.QueueService.Consume", "( stream .majority.v1.ConsumeRequest )"),
         ("majority.v1.LostReason", "LOST_REASON_FORCED = 3"),
         ("google.rpc.ErrorInfo", "string domain = 2"),
     ] {
@@ -292,6 +298,75 @@ fn grpcurl_watches_keys_until_it_is_stopped() {
     assert_eq!(next_with(&mut events, "removed")["removed"]["key"], "job/1");
     watcher.kill().unwrap();
     watcher.wait().unwrap();
+}
+
+/// Typed by hand, without base64 on the way in.
+#[test]
+fn grpcurl_puts_reserves_and_settles_items() {
+    let dev = Dev::start();
+    let queue = |method: &str, request: &str| dev.call_of("QueueService", method, request);
+    let (ok, said) = dev.grpcurl("majority.v1.QueueService/GetQueue", r#"{"queue": "mail"}"#);
+    assert!(!ok && said.contains("NotFound") && said.contains("NO_SUCH_QUEUE"), "{said}");
+    let put = r#"{"queue": "mail", "items": [{"id": "later", "text": "x", "delay": "3600s"}, {"id": "a", "text": "hello"}]}"#;
+    let first = queue("Put", put);
+    assert_eq!(first["results"][1]["put"], serde_json::json!({"id": "a"}));
+    assert_eq!(queue("Put", put)["results"][0]["put"]["duplicate"], true);
+
+    let reserve = r#"{"queue": "mail", "lease_ttl": "60s", "wait_timeout": "5s"}"#;
+    let reserved = queue("Reserve", reserve);
+    let item = &reserved["items"][0];
+    assert_eq!(
+        (&item["id"], &item["payload"], &item["attempt"]),
+        (&"a".into(), &"aGVsbG8=".into(), &1.into())
+    );
+    let nack = format!(
+        r#"{{"queue": "mail", "items": [{{"id": "a", "lease_id": {}, "delay": "0s", "reason": "not now"}}]}}"#,
+        item["leaseId"]
+    );
+    assert_eq!(queue("Nack", &nack)["results"][0]["outcome"], "LEASE_OUTCOME_OK");
+    assert_eq!(queue("Nack", &nack)["results"][0]["outcome"], "LEASE_OUTCOME_LEASE_LOST");
+    let reserved = queue("Reserve", reserve);
+    let item = &reserved["items"][0];
+    assert_eq!(item["attempt"], 2);
+    let lease = format!(r#""leases": [{{"id": "a", "lease_id": {}}}]"#, item["leaseId"]);
+    let extended = queue("Extend", &format!(r#"{{"queue": "mail", {lease}, "ttl": "90s"}}"#));
+    assert_eq!(extended["results"][0]["extended"]["ttl"], "90s");
+    let ack = format!(r#"{{"queue": "mail", {lease}}}"#);
+    assert_eq!(queue("Ack", &ack)["results"][0]["outcome"], "LEASE_OUTCOME_OK");
+    assert_eq!(queue("Ack", &ack)["results"][0]["outcome"], "LEASE_OUTCOME_ALREADY_DONE");
+    let shown = queue("GetItem", r#"{"queue": "mail", "id": "later"}"#);
+    assert_eq!(shown["item"]["state"], "ITEM_STATE_DELAYED");
+    let purged = queue("Purge", r#"{"queue": "mail", "states": ["ITEM_STATE_DELAYED"]}"#);
+    assert_eq!(purged["purged"], "1");
+    let listed = queue("ListQueues", "{}");
+    assert_eq!(listed["queues"][0]["name"], "mail");
+}
+
+/// Items are worked on for as long as the keyboard is there.
+#[test]
+fn grpcurl_consumes_items_as_they_come() {
+    let dev = Dev::start();
+    let mut consumer = dev
+        .grpcurl_command(&["-plaintext", "-d", "@", &dev.address, "majority.v1.QueueService/Consume"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut commands = consumer.stdin.take().unwrap();
+    let mut events = BufReader::new(consumer.stdout.take().unwrap());
+    writeln!(commands, r#"{{"open": {{"queue": "mail", "lease_ttl": "60s"}}}}"#).unwrap();
+    for id in ["a", "b"] {
+        let put = format!(r#"{{"queue": "mail", "items": [{{"id": "{id}", "text": "x"}}]}}"#);
+        dev.call_of("QueueService", "Put", &put);
+        let item = next_with(&mut events, "item");
+        assert_eq!(item["item"]["id"], id);
+        writeln!(commands, r#"{{"ack": {{"id": "{id}", "lease_id": {}}}}}"#, item["item"]["leaseId"])
+            .unwrap();
+        assert_eq!(next_with(&mut events, "settled")["settled"]["outcome"], "LEASE_OUTCOME_OK");
+    }
+    // Nothing is in flight, so the stream ends with what is said on it.
+    drop(commands);
+    assert!(consumer.wait().unwrap().success());
 }
 
 /// `tests/foreign/client.py` says which scenarios there are.

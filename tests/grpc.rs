@@ -22,6 +22,14 @@ mod kv_refusals;
 mod kv_watch;
 #[path = "grpc/look.rs"]
 mod look;
+#[path = "grpc/queue.rs"]
+mod queue;
+#[path = "grpc/queue_consume.rs"]
+mod queue_consume;
+#[path = "grpc/queue_operators.rs"]
+mod queue_operators;
+#[path = "grpc/queue_refusals.rs"]
+mod queue_refusals;
 #[path = "grpc/refusals.rs"]
 mod refusals;
 #[path = "grpc/stage.rs"]

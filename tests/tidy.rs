@@ -55,6 +55,20 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "queue/",
+        &[
+            "ids",
+            "limits",
+            "mutant",
+            "token",
+            "node::operation",
+            "node::keyspace",
+            "driver::Cluster",
+            "register",
+            "runtime",
+        ],
+    ),
+    (
         "kv/",
         &[
             "ids",
@@ -106,6 +120,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "limits",
             "token",
             "lock",
+            "queue",
             "kv",
             "cluster",
             "proto",
@@ -136,7 +151,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("tonic_types", &["grpc/", "cli/"]),
     ("tonic_health", &["grpc/"]),
     ("tonic_reflection", &["grpc/"]),
-    ("prost", &["grpc/"]),
+    ("prost", &["grpc/", "cli/queue/"]),
     ("prost_types", &["grpc/", "cli/"]),
     ("http", &["grpc/"]),
     ("tower", &["grpc/"]),

@@ -72,6 +72,8 @@ pub struct Settings {
     pub grpc: Grpc,
     /// Leases and waiting.
     pub locks: Locks,
+    /// Items for one consumer at a time.
+    pub queues: Queues,
     /// Values under names.
     pub keys: Keys,
     /// Patience with a minority of nodes.
@@ -268,6 +270,29 @@ impl Default for Locks {
             waiters_max: limits::WAITERS_MAX,
             offer_grace: Duration::from_secs(2),
             look_interval: Duration::from_secs(2),
+        }
+    }
+}
+
+/// `[queues]`. Leases of items have the lengths that `[locks]` allows; each queue has settings of its own in the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Queues {
+    /// The largest payload that a call may put, in bytes.
+    pub payload_bytes_max: usize,
+    /// About how often a waiting consumer's daemon looks by itself, in case nothing told it of an item.
+    #[serde(with = "duration_text")]
+    pub look_interval: Duration,
+    /// Calls and streams that may wait for items of one queue in this daemon.
+    pub waiters_per_name_max: usize,
+}
+
+impl Default for Queues {
+    fn default() -> Self {
+        Self {
+            payload_bytes_max: limits::PAYLOAD_BYTES_MAX,
+            look_interval: Duration::from_secs(2),
+            waiters_per_name_max: limits::WAITERS_PER_NAME_MAX,
         }
     }
 }

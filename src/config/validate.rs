@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
-use super::{Grpc, Healing, Keys, Locks, Nodes, Problem, Settings, duration_as_text};
+use super::{Grpc, Healing, Keys, Locks, Nodes, Problem, Queues, Settings, duration_as_text};
 use crate::limits;
 
 /// Longest name of a cluster: it is part of the scripts and of the names of channels.
@@ -42,6 +42,7 @@ pub fn validate(settings: &Settings, nodes: NodesFrom) -> Vec<Problem> {
     check_nodes(&mut found, &settings.nodes);
     check_grpc(&mut found, &settings.grpc);
     check_locks(&mut found, &settings.locks);
+    check_queues(&mut found, &settings.queues);
     check_keys(&mut found, &settings.keys);
     check_healing(&mut found, &settings.healing);
     check_between(&mut found, settings);
@@ -181,6 +182,12 @@ fn check_locks(found: &mut Found, locks: &Locks) {
     found.duration("locks.look_interval", locks.look_interval, TTL_FLOOR, WAIT_MAX);
 }
 
+fn check_queues(found: &mut Found, queues: &Queues) {
+    found.count("queues.payload_bytes_max", queues.payload_bytes_max, limits::VALUE_BYTES_CEILING);
+    found.duration("queues.look_interval", queues.look_interval, TTL_FLOOR, WAIT_MAX);
+    found.count("queues.waiters_per_name_max", queues.waiters_per_name_max, COUNT_MAX);
+}
+
 fn check_keys(found: &mut Found, keys: &Keys) {
     found.duration("keys.ttl_max", keys.ttl_max, limits::TTL_MIN, limits::KEY_TTL_MAX);
     found.count("keys.value_bytes_max", keys.value_bytes_max, limits::VALUE_BYTES_CEILING);
@@ -290,6 +297,14 @@ mod tests {
             (|s| s.locks.waiters_per_name_max = 70_000, "locks.waiters_per_name_max = 70000", "65536"),
             (|s| s.locks.offer_grace = seconds(61), "locks.offer_grace = \"1m 1s\"", "1m"),
             (|s| s.locks.look_interval = Duration::ZERO, "locks.look_interval = \"0s\"", "100ms"),
+            (|s| s.queues.payload_bytes_max = 0, "queues.payload_bytes_max = 0", "from 1 to 16777216"),
+            (
+                |s| s.queues.payload_bytes_max = (16 << 20) + 1,
+                "queues.payload_bytes_max = 16777217",
+                "16777216",
+            ),
+            (|s| s.queues.look_interval = seconds(61), "queues.look_interval = \"1m 1s\"", "100ms to 1m"),
+            (|s| s.queues.waiters_per_name_max = 0, "queues.waiters_per_name_max = 0", "from 1 to 1000000"),
             (|s| s.keys.ttl_max = Duration::ZERO, "keys.ttl_max = \"0s\"", "from 1s to 3650days"),
             (|s| s.keys.ttl_max = seconds(3_650 * 86_400 + 1), "keys.ttl_max = \"3650days 1s\"", "3650days"),
             (|s| s.keys.value_bytes_max = 0, "keys.value_bytes_max = 0", "from 1 to 16777216"),

@@ -174,10 +174,11 @@ impl KvService for KvApi {
         request: Request<v1::ListKeysRequest>,
     ) -> Result<Response<v1::ListKeysResponse>, Status> {
         let times = self.times(request.extensions());
-        let asked = convert::list(request.get_ref(), &self.limits).map_err(|e| status::invalid(&e))?;
+        let (asked, with_values) =
+            convert::list(request.get_ref(), &self.limits).map_err(|e| status::invalid(&e))?;
         let page = self.keys.list(&asked.prefix, asked.page_size, &asked.after, times.deadline).await;
         let page = page.map_err(|e| failed(&e, Repeat::Harmless))?;
-        Ok(Response::new(convert::key_page(page, asked.with_values)))
+        Ok(Response::new(convert::key_page(page, with_values)))
     }
 
     type WatchStream = BoxStream<'static, Result<v1::WatchResponse, Status>>;

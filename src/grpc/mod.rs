@@ -2,19 +2,21 @@
 //!
 //! ```text
 //! listener -> Connection (counts) -> CallLayer (deadline, limits, span) -> LockApi -> Locks
+//!                                                                       -> QueueApi -> Queues
 //!                                                                       -> KvApi -> Keys
 //!                                                                       -> ClusterApi -> Observer
 //!                                                                       -> health, reflection v1 and v1alpha
 //! ```
 //!
-//! Read [`lock`], [`kv`] and [`cluster`] for the handlers, [`convert`] for what is checked, [`status`] for errors and [`layers`] for
-//! what every call goes through. Nothing here decides anything about locks or keys.
+//! Read [`lock`], [`queue`], [`kv`] and [`cluster`] for the handlers, [`convert`] for what is checked, [`status`] for errors and
+//! [`layers`] for what every call goes through. Nothing here decides anything about locks, queues or keys.
 
 pub mod cluster;
 pub mod convert;
 pub mod kv;
 pub mod layers;
 pub mod lock;
+pub mod queue;
 pub mod status;
 pub mod streams;
 
@@ -43,12 +45,15 @@ use crate::proto::FILE_DESCRIPTOR_SET;
 use crate::proto::v1::cluster_service_server::ClusterServiceServer;
 use crate::proto::v1::kv_service_server::KvServiceServer;
 use crate::proto::v1::lock_service_server::LockServiceServer;
+use crate::proto::v1::queue_service_server::QueueServiceServer;
+use crate::queue::Queues;
 use crate::runtime::{Clock, Runtime};
 use cluster::ClusterApi;
 use convert::Limits;
 use kv::KvApi;
 use layers::{CallLayer, Connection, Gauge};
 use lock::LockApi;
+use queue::QueueApi;
 
 /// Streams of one connection beyond [`Settings::calls_per_connection_max`]. A call past that setting must reach the
 /// daemon to be told so, and a release must reach it even then; held back by HTTP/2 it would wait for what it ends.
@@ -106,6 +111,8 @@ impl Default for Settings {
 pub struct Services {
     /// Behind `LockService`.
     pub locks: Arc<Locks>,
+    /// Behind `QueueService`.
+    pub queues: Queues,
     /// Behind `KvService`.
     pub keys: Keys,
     /// Behind `ClusterService`.
@@ -145,6 +152,13 @@ pub fn routes(
         deadline_default: services.settings.deadline_default,
         stopping: stopping.clone(),
     };
+    let queues = QueueApi {
+        queues: services.queues.clone(),
+        clock: services.runtime.clock.clone(),
+        limits: services.settings.limits.clone(),
+        deadline_default: services.settings.deadline_default,
+        stopping: stopping.clone(),
+    };
     let keys = KvApi {
         keys: services.keys.clone(),
         clock: services.runtime.clock.clone(),
@@ -160,10 +174,12 @@ pub fn routes(
     };
     let bytes_max = services.settings.message_bytes_max;
     let locks = LockServiceServer::new(api).max_decoding_message_size(bytes_max);
+    let queues = QueueServiceServer::new(queues).max_decoding_message_size(bytes_max);
     let keys = KvServiceServer::new(keys).max_decoding_message_size(bytes_max);
     let cluster = ClusterServiceServer::new(cluster).max_decoding_message_size(bytes_max);
     // Older clients and many tools ask for v1alpha only.
     Ok(Routes::new(locks)
+        .add_service(queues)
         .add_service(keys)
         .add_service(cluster)
         .add_service(health)
@@ -233,6 +249,7 @@ pub async fn serve(
         report_stopped(&reporter).await;
         stop.send_replace(true);
         services.locks.shut_down();
+        services.queues.shut_down();
         services.keys.shut_down();
         close_health_watches(reporter.clone()).await;
         clock.sleep_until(clock.now() + settings.shutdown_grace).await;
@@ -305,8 +322,12 @@ fn paced<T>(
 }
 
 /// The names under which it is reported whether a quorum can serve: the daemon as a whole, and each service that needs one.
-const QUORUM_NAMES: [&str; 3] =
-    ["", <LockServiceServer<LockApi> as NamedService>::NAME, <KvServiceServer<KvApi> as NamedService>::NAME];
+const QUORUM_NAMES: [&str; 4] = [
+    "",
+    <LockServiceServer<LockApi> as NamedService>::NAME,
+    <QueueServiceServer<QueueApi> as NamedService>::NAME,
+    <KvServiceServer<KvApi> as NamedService>::NAME,
+];
 /// The services that serve for as long as the daemon runs.
 const STEADY_NAMES: [&str; 1] = [<ClusterServiceServer<ClusterApi> as NamedService>::NAME];
 

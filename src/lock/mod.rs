@@ -19,8 +19,7 @@ use std::time::Duration;
 pub use error::LockError;
 pub use locks::Locks;
 
-pub use crate::ids::Attributes;
-use crate::ids::{LeaseId, LockName, NodeIndex, Owner};
+use crate::ids::{Attributes, LeaseId, LockName, NodeIndex, Owner};
 use crate::runtime::Moment;
 use crate::token::Token;
 

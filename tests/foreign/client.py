@@ -6,6 +6,7 @@ Every function whose name starts with `scenario_` is run; a coroutine with grpc.
 import asyncio
 import inspect
 import pathlib
+import queue
 import subprocess
 import sys
 import threading
@@ -38,7 +39,7 @@ def generate():
 
 generate()
 from google.protobuf.duration_pb2 import Duration  # noqa: E402
-from majority.v1 import common_pb2, kv_pb2, kv_pb2_grpc, lock_pb2, lock_pb2_grpc  # noqa: E402
+from majority.v1 import common_pb2, kv_pb2, kv_pb2_grpc, lock_pb2, lock_pb2_grpc, queue_pb2, queue_pb2_grpc  # noqa: E402
 
 LIMIT = 60
 
@@ -49,6 +50,10 @@ def stub():
 
 def kv_stub():
     return kv_pb2_grpc.KvServiceStub(grpc.insecure_channel(ADDRESS))
+
+
+def queue_stub():
+    return queue_pb2_grpc.QueueServiceStub(grpc.insecure_channel(ADDRESS))
 
 
 def asking(name, owner=None, ttl=60, wait=0):
@@ -327,6 +332,81 @@ def scenario_a_late_holder_is_fenced_off():
         except grpc.RpcError as error:
             assert not allowed and reason_of(error)[0] == "FENCED", error
     assert keys.Get(kv_pb2.GetRequest(key="py/fenced"), timeout=LIMIT).key_value.value == b"bob"
+
+
+def putting(name, *ids, **others):
+    items = [queue_pb2.NewItem(id=id, text=f"body of {id}", **others) for id in ids]
+    return queue_pb2.PutRequest(queue=name, items=items)
+
+
+def reserving(name, count=1, wait=0):
+    return queue_pb2.ReserveRequest(
+        queue=name, max_items=count, lease_ttl=Duration(seconds=60), wait_timeout=Duration(seconds=wait)
+    )
+
+
+def item_lease(item):
+    return queue_pb2.ItemLease(id=item.id, lease_id=item.lease_id)
+
+
+def outcomes(response):
+    return [result.outcome for result in response.results]
+
+
+def scenario_items_are_put_worked_on_and_given_back():
+    queues, name = queue_stub(), "py/items"
+    put = queues.Put(putting(name, "a", "b"), timeout=LIMIT).results
+    assert [(result.put.id, result.put.duplicate) for result in put] == [("a", False), ("b", False)], put
+    assert all(result.put.duplicate for result in queues.Put(putting(name, "a", "b"), timeout=LIMIT).results)
+    first, second = queues.Reserve(reserving(name, 10), timeout=LIMIT).items
+    assert (first.id, first.payload, first.attempt) == ("a", b"body of a", 1), first
+    assert 0 < first.remaining.ToTimedelta().total_seconds() <= 60 and 0 < first.fencing_token < 2**53
+    assert not queues.Reserve(reserving(name), timeout=LIMIT).items
+    nack = queue_pb2.ItemNack(id="a", lease_id=first.lease_id, delay=Duration(), reason="not\nnow")
+    assert outcomes(queues.Nack(queue_pb2.NackRequest(queue=name, items=[nack]), timeout=LIMIT)) == [
+        queue_pb2.LEASE_OUTCOME_OK
+    ]
+    again = queues.Reserve(reserving(name, wait=LIMIT), timeout=LIMIT).items[0]
+    assert (again.id, again.attempt) == ("a", 2) and again.fencing_token > first.fencing_token, again
+    acks = queue_pb2.AckRequest(queue=name, leases=[item_lease(item) for item in (first, again, second)])
+    assert outcomes(queues.Ack(acks, timeout=LIMIT))[1:] == [queue_pb2.LEASE_OUTCOME_OK] * 2
+    assert outcomes(queues.Ack(acks, timeout=LIMIT)) == [queue_pb2.LEASE_OUTCOME_ALREADY_DONE] * 3
+    shown = queues.GetItem(queue_pb2.GetItemRequest(queue=name, id="a"), timeout=LIMIT).item
+    assert shown.state == queue_pb2.ITEM_STATE_DONE, shown
+    try:
+        queues.GetItem(queue_pb2.GetItemRequest(queue=name, id="never"), timeout=LIMIT)
+        raise AssertionError("it must be refused")
+    except grpc.RpcError as error:
+        assert error.code() == grpc.StatusCode.NOT_FOUND and reason_of(error)[0] == "NO_SUCH_ITEM", error
+
+
+def scenario_items_are_consumed_as_they_come():
+    queues, name = queue_stub(), "py/stream"
+    commands = queue.SimpleQueue()
+    events = queues.Consume(iter(commands.get, None))
+    commands.put(queue_pb2.ConsumeRequest(open={"queue": name, "max_in_flight": 2}))
+    names = [f"{number:02}" for number in range(20)]
+    queues.Put(putting(name, *names), timeout=LIMIT)
+    done = []
+    while len(done) < len(names):
+        event = next(events)
+        if event.WhichOneof("event") == "item":
+            commands.put(queue_pb2.ConsumeRequest(ack=item_lease(event.item)))
+        else:
+            assert event.settled.outcome == queue_pb2.LEASE_OUTCOME_OK, event
+            done.append(event.settled.lease.id)
+    assert sorted(done) == names, done
+    # Nothing is in flight, so the stream ends with its client's side.
+    commands.put(None)
+    assert next(events, None) is None
+
+    # The first message has to open it.
+    events = queues.Consume(iter([queue_pb2.ConsumeRequest(ack={"id": "a", "lease_id": "0" * 32})]))
+    try:
+        next(events)
+        raise AssertionError("it must be refused")
+    except grpc.RpcError as error:
+        assert error.code() == grpc.StatusCode.INVALID_ARGUMENT and reason_of(error)[0] == "INVALID_COMMAND", error
 
 
 async def scenario_asyncio_waiters_are_cancelled_and_served():

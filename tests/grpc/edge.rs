@@ -48,12 +48,14 @@ async fn health_follows_the_quorum_and_ends_with_the_daemon() {
         assert_eq!(next_status(&mut locks).await, Some(ServingStatus::NotServing));
         assert_eq!(check(&channel, "").await, ServingStatus::NotServing);
         assert_eq!(check(&channel, SERVICE).await, ServingStatus::NotServing);
+        assert_eq!(check(&channel, QUEUE_SERVICE).await, ServingStatus::NotServing);
         assert_eq!(check(&channel, KV_SERVICE).await, ServingStatus::NotServing);
         assert_eq!(check(&channel, CLUSTER_SERVICE).await, ServingStatus::Serving, "it needs no quorum");
         cluster.set_network(nodes, Network::Whole);
         assert_eq!(next_status(&mut overall).await, Some(ServingStatus::Serving));
         assert_eq!(next_status(&mut locks).await, Some(ServingStatus::Serving));
         assert_eq!(check(&channel, SERVICE).await, ServingStatus::Serving);
+        assert_eq!(check(&channel, QUEUE_SERVICE).await, ServingStatus::Serving);
         assert_eq!(check(&channel, KV_SERVICE).await, ServingStatus::Serving);
     }
 
@@ -122,12 +124,13 @@ async fn reflection_lists_the_services_in_both_versions() {
         }
     };
     assert!(services.iter().any(|name| name == SERVICE), "{services:?}");
+    assert!(services.iter().any(|name| name == QUEUE_SERVICE), "{services:?}");
     assert!(services.iter().any(|name| name == KV_SERVICE), "{services:?}");
     assert!(services.iter().any(|name| name == CLUSTER_SERVICE), "{services:?}");
     assert!(services.iter().any(|name| name == "grpc.health.v1.Health"), "{services:?}");
 
     // The second is what grpcurl asks for to print the details of errors.
-    for symbol in [SERVICE, KV_SERVICE, "google.rpc.ErrorInfo", "google.rpc.Status"] {
+    for symbol in [SERVICE, QUEUE_SERVICE, KV_SERVICE, "google.rpc.ErrorInfo", "google.rpc.Status"] {
         use tonic_reflection::pb::v1alpha::ServerReflectionRequest;
         use tonic_reflection::pb::v1alpha::server_reflection_client::ServerReflectionClient;
         use tonic_reflection::pb::v1alpha::server_reflection_request::MessageRequest;

@@ -220,22 +220,7 @@ async fn reads_refuse_what_is_wrong_with_theirs() {
 async fn names_mean_nothing_to_the_layers_below() {
     let (_cluster, served, mut client) = kv_alone().await;
     let mut locks = served.client().await;
-    let names = [
-        "*",
-        "?",
-        "[a]",
-        "{tag}",
-        "a:b",
-        ":",
-        "k:",
-        "l:a",
-        "%s",
-        "\\",
-        "'",
-        "\"; return 1 --",
-        "é",
-        "e\u{301}",
-    ];
+    let names = ODD_NAMES;
     for name in names {
         set(&mut client, setting(name, name)).await;
         lease(&mut locks, asking(name, "ann")).await;

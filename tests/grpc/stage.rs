@@ -18,6 +18,7 @@ use majorityd::proto::v1;
 use majorityd::proto::v1::hold_response::Event;
 use majorityd::proto::v1::kv_service_client::KvServiceClient;
 use majorityd::proto::v1::lock_service_client::LockServiceClient;
+use majorityd::proto::v1::queue_service_client::QueueServiceClient;
 use majorityd::runtime::{Runtime, system};
 use majorityd::server::Daemon;
 use tokio::net::{TcpListener, UnixListener};
@@ -29,13 +30,38 @@ use tonic::{Status, Streaming};
 use tonic_types::StatusExt;
 
 pub const SERVICE: &str = "majority.v1.LockService";
+pub const QUEUE_SERVICE: &str = "majority.v1.QueueService";
 pub const KV_SERVICE: &str = "majority.v1.KvService";
 pub const CLUSTER_SERVICE: &str = "majority.v1.ClusterService";
 
 /// Whatever is waited for comes long before; past this it never will.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
+/// Names that would mean something to Lua, Redis, MessagePack, a glob or a key of this daemon, and are names like others.
+pub const ODD_NAMES: [&str; 19] = [
+    "*",
+    "?",
+    "[a]",
+    "{tag}",
+    "a:b",
+    ":",
+    "l:",
+    "l:a",
+    "q:",
+    "k:",
+    "k:a",
+    "%s",
+    "\\",
+    "'",
+    "\"; return 1 --",
+    "\u{2028}",
+    "é",
+    "e\u{301}",
+    "0000000000000000000000a",
+];
+
 pub type Client = LockServiceClient<Channel>;
+pub type QueueClient = QueueServiceClient<Channel>;
 pub type KvClient = KvServiceClient<Channel>;
 
 /// What becomes of calls to a node.
@@ -112,6 +138,7 @@ impl Cluster {
         let address = listener.local_addr().unwrap();
         let services = Services {
             locks: daemon.locks.clone(),
+            queues: daemon.queues.clone(),
             keys: daemon.keys.clone(),
             observer: daemon.observer.clone(),
             runtime: self.runtime.clone(),
@@ -212,6 +239,10 @@ impl Served {
 
     pub async fn client(&self) -> Client {
         LockServiceClient::new(self.channel().await)
+    }
+
+    pub async fn queues(&self) -> QueueClient {
+        QueueServiceClient::new(self.channel().await)
     }
 
     pub async fn kv(&self) -> KvClient {

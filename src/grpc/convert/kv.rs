@@ -7,7 +7,7 @@ use bytes::Bytes;
 use prost::Message;
 use tonic::Status;
 
-use super::{Fields, Invalid, Limits, PAGE_BYTES_MAX, duration, page_token_from_name};
+use super::{Fields, Invalid, Limits, ListRequest, PAGE_BYTES_MAX, duration, page_token_from};
 use crate::grpc::status::{self, Reason};
 use crate::ids::{Key, LockName, RequestId};
 use crate::kv::watch::Scope;
@@ -24,7 +24,7 @@ impl Fields<'_> {
 
     /// The outer `Option` is for a refusal, the inner for "not given". In whole milliseconds, as it is kept.
     fn key_ttl(&mut self, value: Option<&prost_types::Duration>) -> Option<Option<Duration>> {
-        let ttl = self.ttl_within(value, (self.limits.key_ttl_min, self.limits.key_ttl_max))?;
+        let ttl = self.ttl_within("ttl", value, (self.limits.key_ttl_min, self.limits.key_ttl_max))?;
         let whole = |ttl: Duration| Duration::new(ttl.as_secs(), ttl.subsec_millis() * 1_000_000);
         Some(ttl.map(whole))
     }
@@ -40,16 +40,9 @@ impl Fields<'_> {
                 return self.refuse("value", Reason::InvalidValue, text, vec![]);
             }
         };
-        let (bytes, max) = (data.len(), self.limits.value_bytes_max);
-        if bytes <= max {
-            return Some(data);
-        }
-        self.refuse(
-            field,
-            Reason::TooLarge,
-            format!("has {bytes} bytes; at most {max} are allowed"),
-            vec![("value_bytes", bytes.to_string()), ("value_bytes_max", max.to_string())],
-        )
+        let names = ["value_bytes", "value_bytes_max"];
+        self.bytes_within(field, data.len(), self.limits.value_bytes_max, names)?;
+        Some(data)
     }
 
     fn version(&mut self, value: u64) -> Option<Token> {
@@ -101,36 +94,6 @@ impl Fields<'_> {
         let fence = self.fence(request.fence.as_ref());
         let write = Write::Set { data: data?, ttl: ttl?, precondition: precondition? };
         Some((key?, Mutation { write, request: id?, fence: fence?, previous: request.return_previous }))
-    }
-
-    /// Whether so many are no more than a batch may have.
-    fn count(&mut self, field: &'static str, count: usize) -> Option<()> {
-        let max = self.limits.batch_items_max;
-        if count <= max {
-            return Some(());
-        }
-        self.refuse(
-            field,
-            Reason::TooLarge,
-            format!("has {count} entries; at most {max} are allowed"),
-            vec![("batch_items", count.to_string()), ("batch_items_max", max.to_string())],
-        )
-    }
-
-    /// Parses each element of a list, and has what is wrong with it named by its position.
-    fn each<T, P>(
-        &mut self,
-        list: &'static str,
-        elements: Vec<T>,
-        mut parse: impl FnMut(&mut Self, T) -> Option<P>,
-    ) -> Option<Vec<P>> {
-        let mut parsed = Vec::with_capacity(elements.len());
-        for (at, element) in elements.into_iter().enumerate() {
-            self.element = Some((list, at));
-            parsed.push(parse(self, element));
-        }
-        self.element = None;
-        parsed.into_iter().collect()
     }
 }
 
@@ -211,17 +174,8 @@ pub fn batch_get(request: v1::BatchGetRequest, limits: &Limits) -> Result<Vec<Ke
 pub fn batch_set(request: v1::BatchSetRequest, limits: &Limits) -> Result<Vec<(Key, Mutation)>, Invalid> {
     let mut fields = Fields::new(limits);
     let fits = fields.count("items", request.items.len());
-    let bytes: usize = request.items.iter().map(bytes_of).sum();
-    let max = limits.batch_bytes_max;
-    if fits.is_some() && bytes > max {
-        let refused = fields.refuse(
-            "items",
-            Reason::TooLarge,
-            format!("has {bytes} bytes of keys and values; at most {max} are allowed"),
-            vec![("batch_bytes", bytes.to_string()), ("batch_bytes_max", max.to_string())],
-        );
-        return fields.finish(refused);
-    }
+    let bytes = || request.items.iter().map(bytes_of).sum();
+    let fits = fits.and_then(|()| fields.batch_bytes("bytes of keys and values", bytes()));
     let mut seen = BTreeSet::new();
     let items = fits.and_then(|()| {
         fields.each("items", request.items, |fields, item| {
@@ -250,28 +204,11 @@ fn bytes_of(item: &v1::SetRequest) -> usize {
     item.key.len() + content
 }
 
-/// A `ListKeys` request, parsed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListRequest {
-    /// What the names start with.
-    pub prefix: String,
-    /// Most entries.
-    pub page_size: usize,
-    /// The name after which the page starts; empty for the first page.
-    pub after: String,
-    /// Whether the values are wanted.
-    pub with_values: bool,
-}
-
-/// A `ListKeys`.
-pub fn list(request: &v1::ListKeysRequest, limits: &Limits) -> Result<ListRequest, Invalid> {
+/// A `ListKeys`, and whether the values are wanted.
+pub fn list(request: &v1::ListKeysRequest, limits: &Limits) -> Result<(ListRequest, bool), Invalid> {
     let mut fields = Fields::new(limits);
-    let prefix = fields.prefix(&request.prefix);
-    let page_size = fields.page_size(request.page_size);
-    let after = fields.page_token(&request.page_token, prefix.as_deref().unwrap_or_default());
-    let with_values = request.with_values;
-    let parsed = || Some(ListRequest { prefix: prefix?, page_size: page_size?, after: after?, with_values });
-    fields.finish(parsed())
+    let parsed = fields.list(&request.prefix, request.page_size, &request.page_token);
+    fields.finish(parsed.map(|asked| (asked, request.with_values)))
 }
 
 /// A `Watch`.
@@ -414,10 +351,7 @@ pub fn key_page(page: KeyPage, with_values: bool) -> v1::ListKeysResponse {
     }
     let last = keys.last().map(|shown| shown.key.clone());
     let next = if keys.len() < found { last } else { page.next };
-    v1::ListKeysResponse {
-        keys,
-        next_page_token: next.as_deref().map(page_token_from_name).unwrap_or_default(),
-    }
+    v1::ListKeysResponse { keys, next_page_token: next.as_deref().map(page_token_from).unwrap_or_default() }
 }
 
 /// An event of a `Watch`.
@@ -437,7 +371,7 @@ pub fn watch_event(event: WatchEvent) -> v1::WatchResponse {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{refused, wire};
+    use super::super::testing::{paths, refused, wire};
     use super::*;
     use crate::grpc::convert::page_token_to_name;
     use v1::set_request::{Content, Precondition as Given};
@@ -451,12 +385,6 @@ mod tests {
 
     fn parse(request: v1::SetRequest) -> Result<(Key, Mutation), Invalid> {
         set(request, &Limits::default())
-    }
-
-    /// The paths and reasons of all violations.
-    fn paths<T: std::fmt::Debug>(result: Result<T, Invalid>) -> Vec<(String, Reason)> {
-        let invalid = result.expect_err("refused");
-        invalid.violations().iter().map(|v| (v.path().into_owned(), v.reason)).collect()
     }
 
     fn listed(name: &str, bytes: usize) -> ListedKey {

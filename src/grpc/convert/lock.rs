@@ -1,17 +1,18 @@
 //! `LockService`, wire to domain and back.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
 use prost::Message;
 
-use super::{Fields, Invalid, Limits, PAGE_BYTES_MAX, duration, page_token_from_name, timestamp, within};
+use super::{
+    Fields, Invalid, Limits, ListRequest, PAGE_BYTES_MAX, duration, page_token_from, timestamp, within,
+};
 use crate::grpc::status::Reason;
 use crate::ids::{LeaseId, LockName, Owner};
 use crate::lock::{
-    self, AcquireRequest, Acquisition, Attributes, Contention, DisconnectPolicy, HoldEvent, HoldRequest,
-    HolderView, LostReason, TokenCheck, WatchEvent,
+    self, AcquireRequest, Acquisition, Contention, DisconnectPolicy, HoldEvent, HoldRequest, HolderView,
+    LostReason, TokenCheck, WatchEvent,
 };
 use crate::proto::v1;
 use crate::runtime::Moment;
@@ -27,16 +28,6 @@ impl Fields<'_> {
         }
     }
 
-    /// The outer `Option` is for a refusal, the inner for "not given".
-    fn ttl(&mut self, value: Option<&prost_types::Duration>) -> Option<Option<Duration>> {
-        self.ttl_within(value, (self.limits.ttl_min, self.limits.ttl_max))
-    }
-
-    fn wait(&mut self, value: Option<&prost_types::Duration>) -> Option<Duration> {
-        let wait = self.duration("wait_timeout", Reason::InvalidWaitTimeout, value)?.unwrap_or_default();
-        Some(wait.min(self.limits.wait_max))
-    }
-
     fn hold_limit(&mut self, value: Option<&prost_types::Duration>) -> Option<Option<Duration>> {
         match self.duration("hold_limit", Reason::InvalidHoldLimit, value)? {
             Some(Duration::ZERO) => self.refuse(
@@ -47,60 +38,6 @@ impl Fields<'_> {
             ),
             limit => Some(limit),
         }
-    }
-
-    /// Does not repeat what was given: it may be a secret with a typing error.
-    fn lease_id(&mut self, text: &str) -> Option<LeaseId> {
-        match LeaseId::parse(text) {
-            Some(id) => Some(id),
-            None => self.refuse(
-                "lease_id",
-                Reason::InvalidLeaseId,
-                "must be 32 hexadecimal digits".to_owned(),
-                vec![("lease_id_digits", "32".to_owned())],
-            ),
-        }
-    }
-
-    fn attributes(&mut self, given: BTreeMap<String, String>) -> Option<Attributes> {
-        let (count, max) = (given.len(), self.limits.attributes_max);
-        if count > max {
-            return self.refuse(
-                "attributes",
-                Reason::InvalidAttributes,
-                format!("has {count} entries; at most {max} are allowed"),
-                vec![("attributes", count.to_string()), ("attributes_max", max.to_string())],
-            );
-        }
-        let bytes: usize = given.iter().map(|(key, value)| key.len() + value.len()).sum();
-        let bytes_max = self.limits.attributes_bytes_max;
-        if bytes > bytes_max {
-            return self.refuse(
-                "attributes",
-                Reason::TooLarge,
-                format!("has {bytes} bytes of keys and values; at most {bytes_max} are allowed"),
-                vec![
-                    ("attributes_bytes", bytes.to_string()),
-                    ("attributes_bytes_max", bytes_max.to_string()),
-                ],
-            );
-        }
-        if given.contains_key("") {
-            let text = "has an entry with an empty key".to_owned();
-            return self.refuse("attributes", Reason::InvalidAttributes, text, vec![]);
-        }
-        // They end up in terminals and on the status page.
-        let has_control = |text: &str| text.chars().any(char::is_control);
-        if let Some((key, _)) = given.iter().find(|(key, value)| has_control(key) || has_control(value)) {
-            let key = key.escape_debug().to_string();
-            return self.refuse(
-                "attributes",
-                Reason::InvalidAttributes,
-                format!("has a control character in the entry {key}"),
-                vec![("attribute", key)],
-            );
-        }
-        Some(given.into_iter().collect())
     }
 
     fn disconnect(&mut self, value: i32) -> Option<DisconnectPolicy> {
@@ -127,7 +64,7 @@ pub fn acquire(request: v1::AcquireRequest, limits: &Limits) -> Result<AcquireRe
     let mut fields = Fields::new(limits);
     let name = fields.name(&request.name);
     let owner = fields.owner(request.owner.as_deref());
-    let ttl = fields.ttl(request.ttl.as_ref());
+    let ttl = fields.lease_ttl("ttl", request.ttl.as_ref());
     let wait = fields.wait(request.wait_timeout.as_ref());
     let attributes = fields.attributes(request.attributes);
     let parsed = || {
@@ -147,7 +84,7 @@ pub fn hold(request: v1::HoldRequest, limits: &Limits) -> Result<HoldRequest, In
     let mut fields = Fields::new(limits);
     let name = fields.name(&request.name);
     let owner = fields.owner(request.owner.as_deref());
-    let ttl = fields.ttl(request.ttl.as_ref());
+    let ttl = fields.lease_ttl("ttl", request.ttl.as_ref());
     let wait = fields.wait(request.wait_timeout.as_ref());
     let hold_limit = fields.hold_limit(request.hold_limit.as_ref());
     let attributes = fields.attributes(request.attributes);
@@ -172,8 +109,8 @@ pub fn extend(
 ) -> Result<(LockName, LeaseId, Option<Duration>), Invalid> {
     let mut fields = Fields::new(limits);
     let name = fields.name(&request.name);
-    let lease_id = fields.lease_id(&request.lease_id);
-    let ttl = fields.ttl(request.ttl.as_ref());
+    let lease_id = fields.lease_id("lease_id", &request.lease_id);
+    let ttl = fields.lease_ttl("ttl", request.ttl.as_ref());
     let parsed = || Some((name?, lease_id?, ttl?));
     fields.finish(parsed())
 }
@@ -182,7 +119,7 @@ pub fn extend(
 pub fn release(request: &v1::ReleaseRequest, limits: &Limits) -> Result<(LockName, LeaseId), Invalid> {
     let mut fields = Fields::new(limits);
     let name = fields.name(&request.name);
-    let lease_id = fields.lease_id(&request.lease_id);
+    let lease_id = fields.lease_id("lease_id", &request.lease_id);
     fields.finish(name.zip(lease_id))
 }
 
@@ -201,25 +138,11 @@ pub fn name_and_token(text: &str, fencing_token: u64, limits: &Limits) -> Result
     fields.finish(name.zip(token))
 }
 
-/// A `ListLocks` request, parsed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListRequest {
-    /// What the names start with.
-    pub prefix: String,
-    /// Most entries.
-    pub page_size: usize,
-    /// The name after which the page starts; empty for the first page.
-    pub after: String,
-}
-
 /// A `ListLocks`.
 pub fn list(request: &v1::ListLocksRequest, limits: &Limits) -> Result<ListRequest, Invalid> {
     let mut fields = Fields::new(limits);
-    let prefix = fields.prefix(&request.prefix);
-    let page_size = fields.page_size(request.page_size);
-    let after = fields.page_token(&request.page_token, prefix.as_deref().unwrap_or_default());
-    let parsed = || Some(ListRequest { prefix: prefix?, page_size: page_size?, after: after? });
-    fields.finish(parsed())
+    let parsed = fields.list(&request.prefix, request.page_size, &request.page_token);
+    fields.finish(parsed)
 }
 
 /// A lease with what remains of it `now`. The one place where a lease id leaves.
@@ -281,7 +204,7 @@ pub fn lock_page(page: &lock::LockPage) -> v1::ListLocksResponse {
     let next = if shown < page.locks.len() { Some(&page.locks[shown - 1].name) } else { page.next.as_ref() };
     v1::ListLocksResponse {
         locks: page.locks[..shown].iter().map(lock_view).collect(),
-        next_page_token: next.map(|name| page_token_from_name(name.as_str())).unwrap_or_default(),
+        next_page_token: next.map(|name| page_token_from(name.as_str())).unwrap_or_default(),
     }
 }
 
@@ -355,6 +278,8 @@ impl fmt::Debug for v1::ReleaseRequest {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::super::page_token_to_name;
     use super::super::testing::{refused, wire};
     use super::*;

@@ -1,4 +1,4 @@
-//! Wire to domain, with all validation, and domain to wire: [`lock`], [`kv`], [`cluster`], and here what they share.
+//! Wire to domain, with all validation, and domain to wire: [`lock`], [`queue`], [`kv`], [`cluster`], and here what they share.
 //!
 //! A request is parsed as a whole: every field that is wrong becomes a [`Violation`], and the caller learns all of them at
 //! once. What passed is in domain types and is not checked again behind the edge.
@@ -6,15 +6,17 @@
 pub mod cluster;
 pub mod kv;
 pub mod lock;
+pub mod queue;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::status::Reason;
-use crate::ids::{InvalidName, LockName};
+use crate::ids::{Attributes, InvalidName, LeaseId, LockName};
 use crate::limits;
 use crate::token::Token;
 
@@ -52,9 +54,11 @@ pub struct Limits {
     pub key_ttl_max: Duration,
     /// The largest value of a key, in bytes.
     pub value_bytes_max: usize,
+    /// The largest payload of an item, in bytes.
+    pub payload_bytes_max: usize,
     /// Most items of a batch.
     pub batch_items_max: usize,
-    /// Most keys and values of a batch together, in bytes.
+    /// Most keys and values, or items, of a batch together, in bytes.
     pub batch_bytes_max: usize,
     /// The longest wait in line; who asks for more waits this long. It bounds calls that have no deadline.
     pub wait_max: Duration,
@@ -75,6 +79,7 @@ impl Default for Limits {
             key_ttl_min: limits::TTL_MIN,
             key_ttl_max: limits::KEY_TTL_MAX_DEFAULT,
             value_bytes_max: limits::VALUE_BYTES_MAX,
+            payload_bytes_max: limits::PAYLOAD_BYTES_MAX,
             batch_items_max: limits::BATCH_ITEMS_MAX,
             batch_bytes_max: limits::BATCH_BYTES_TOTAL_MAX,
             wait_max: Duration::from_secs(86_400),
@@ -119,6 +124,17 @@ impl Invalid {
     }
 }
 
+/// A request for a page of names, parsed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListRequest {
+    /// What the names start with.
+    pub prefix: String,
+    /// Most entries.
+    pub page_size: usize,
+    /// The name after which the page starts; empty for the first page.
+    pub after: String,
+}
+
 /// Collects violations while the fields are parsed one by one.
 struct Fields<'a> {
     limits: &'a Limits,
@@ -157,12 +173,14 @@ impl<'a> Fields<'a> {
     fn refuse_name<T>(&mut self, field: &'static str, reason: Reason, error: &InvalidName) -> Option<T> {
         let values = match error {
             InvalidName::Empty => vec![],
-            InvalidName::TooLong { bytes, max } => match reason {
-                Reason::InvalidOwner => {
-                    vec![("owner_bytes", bytes.to_string()), ("owner_bytes_max", max.to_string())]
-                }
-                _ => vec![("name_bytes", bytes.to_string()), ("name_bytes_max", max.to_string())],
-            },
+            InvalidName::TooLong { bytes, max } => {
+                let [name, name_max] = match reason {
+                    Reason::InvalidOwner => ["owner_bytes", "owner_bytes_max"],
+                    Reason::InvalidItemId => ["id_bytes", "id_bytes_max"],
+                    _ => ["name_bytes", "name_bytes_max"],
+                };
+                vec![(name, bytes.to_string()), (name_max, max.to_string())]
+            }
             InvalidName::ControlCharacter { character, offset } => {
                 vec![("character", format!("U+{character:04X}")), ("offset", offset.to_string())]
             }
@@ -214,23 +232,97 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// The outer `Option` is for a refusal, the inner for "not given". The names are those of the length and of both ends
+    /// of the range in the metadata.
+    fn duration_within(
+        &mut self,
+        (field, reason): (&'static str, Reason),
+        value: Option<&prost_types::Duration>,
+        (min, max): (Duration, Duration),
+        [name, name_min, name_max]: [&'static str; 3],
+    ) -> Option<Option<Duration>> {
+        let Some(length) = self.duration(field, reason, value)? else { return Some(None) };
+        if (min..=max).contains(&length) {
+            return Some(Some(length));
+        }
+        let (length, min, max) = (format!("{length:?}"), format!("{min:?}"), format!("{max:?}"));
+        self.refuse(
+            field,
+            reason,
+            format!("is {length}; from {min} to {max} is allowed"),
+            vec![(name, length), (name_min, min), (name_max, max)],
+        )
+    }
+
     /// The outer `Option` is for a refusal, the inner for "not given".
     fn ttl_within(
         &mut self,
+        field: &'static str,
         value: Option<&prost_types::Duration>,
-        (min, max): (Duration, Duration),
+        range: (Duration, Duration),
     ) -> Option<Option<Duration>> {
-        let Some(ttl) = self.duration("ttl", Reason::InvalidTtl, value)? else { return Some(None) };
-        if (min..=max).contains(&ttl) {
-            return Some(Some(ttl));
+        self.duration_within((field, Reason::InvalidTtl), value, range, ["ttl", "ttl_min", "ttl_max"])
+    }
+
+    /// The same for a lease, of a lock or of an item.
+    fn lease_ttl(
+        &mut self,
+        field: &'static str,
+        value: Option<&prost_types::Duration>,
+    ) -> Option<Option<Duration>> {
+        self.ttl_within(field, value, (self.limits.ttl_min, self.limits.ttl_max))
+    }
+
+    fn wait(&mut self, value: Option<&prost_types::Duration>) -> Option<Duration> {
+        let wait = self.duration("wait_timeout", Reason::InvalidWaitTimeout, value)?.unwrap_or_default();
+        Some(wait.min(self.limits.wait_max))
+    }
+
+    /// Does not repeat what was given: it may be a secret with a typing error.
+    fn lease_id(&mut self, field: &'static str, text: &str) -> Option<LeaseId> {
+        match LeaseId::parse(text) {
+            Some(id) => Some(id),
+            None => self.refuse(
+                field,
+                Reason::InvalidLeaseId,
+                "must be 32 hexadecimal digits".to_owned(),
+                vec![("lease_id_digits", "32".to_owned())],
+            ),
         }
-        let (ttl, min, max) = (format!("{ttl:?}"), format!("{min:?}"), format!("{max:?}"));
-        self.refuse(
-            "ttl",
-            Reason::InvalidTtl,
-            format!("is {ttl}; from {min} to {max} is allowed"),
-            vec![("ttl", ttl), ("ttl_min", min), ("ttl_max", max)],
-        )
+    }
+
+    fn attributes(&mut self, given: BTreeMap<String, String>) -> Option<Attributes> {
+        let (count, max) = (given.len(), self.limits.attributes_max);
+        if count > max {
+            return self.refuse(
+                "attributes",
+                Reason::InvalidAttributes,
+                format!("has {count} entries; at most {max} are allowed"),
+                vec![("attributes", count.to_string()), ("attributes_max", max.to_string())],
+            );
+        }
+        let bytes: usize = given.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let bytes_max = self.limits.attributes_bytes_max;
+        if bytes > bytes_max {
+            let names = ["attributes_bytes", "attributes_bytes_max"];
+            return self.too_large("attributes", "bytes of keys and values", bytes, bytes_max, names);
+        }
+        if given.contains_key("") {
+            let text = "has an entry with an empty key".to_owned();
+            return self.refuse("attributes", Reason::InvalidAttributes, text, vec![]);
+        }
+        // They end up in terminals and on the status page.
+        let has_control = |text: &str| text.chars().any(char::is_control);
+        if let Some((key, _)) = given.iter().find(|(key, value)| has_control(key) || has_control(value)) {
+            let key = key.escape_debug().to_string();
+            return self.refuse(
+                "attributes",
+                Reason::InvalidAttributes,
+                format!("has a control character in the entry {key}"),
+                vec![("attribute", key)],
+            );
+        }
+        Some(given.into_iter().collect())
     }
 
     /// A token that may have been given out. `name` is the value's in the metadata, and so is it with `_max` behind.
@@ -279,13 +371,85 @@ impl<'a> Fields<'a> {
         }
         match page_token_to_name(text).filter(|name| name.as_str().starts_with(prefix)) {
             Some(name) => Some(name.as_str().to_owned()),
-            None => self.refuse(
-                "page_token",
-                Reason::InvalidPageToken,
-                "is not the next_page_token of a page with the same prefix".to_owned(),
-                vec![],
-            ),
+            None => self.refuse_page_token("is not the next_page_token of a page with the same prefix"),
         }
+    }
+
+    fn list(&mut self, prefix: &str, page_size: i32, page_token: &str) -> Option<ListRequest> {
+        let prefix = self.prefix(prefix);
+        let page_size = self.page_size(page_size);
+        let after = self.page_token(page_token, prefix.as_deref().unwrap_or_default());
+        Some(ListRequest { prefix: prefix?, page_size: page_size?, after: after? })
+    }
+
+    fn refuse_page_token<T>(&mut self, rule: &str) -> Option<T> {
+        self.refuse("page_token", Reason::InvalidPageToken, rule.to_owned(), vec![])
+    }
+
+    /// `what` names what there are `found` of, and the names are those of that number and of the largest one allowed in
+    /// the metadata.
+    fn too_large<T>(
+        &mut self,
+        field: &'static str,
+        what: &str,
+        found: usize,
+        max: usize,
+        [name, name_max]: [&'static str; 2],
+    ) -> Option<T> {
+        self.refuse(
+            field,
+            Reason::TooLarge,
+            format!("has {found} {what}; at most {max} are allowed"),
+            vec![(name, found.to_string()), (name_max, max.to_string())],
+        )
+    }
+
+    /// Whether a text or some bytes are no longer than they may be.
+    fn bytes_within(
+        &mut self,
+        field: &'static str,
+        bytes: usize,
+        max: usize,
+        names: [&'static str; 2],
+    ) -> Option<()> {
+        match bytes <= max {
+            true => Some(()),
+            false => self.too_large(field, "bytes", bytes, max, names),
+        }
+    }
+
+    /// Whether so many are no more than a batch may have.
+    fn count(&mut self, field: &'static str, count: usize) -> Option<()> {
+        let max = self.limits.batch_items_max;
+        if count <= max {
+            return Some(());
+        }
+        self.too_large(field, "entries", count, max, ["batch_items", "batch_items_max"])
+    }
+
+    /// Whether the items of a batch are together no larger than they may be.
+    fn batch_bytes(&mut self, what: &str, bytes: usize) -> Option<()> {
+        let max = self.limits.batch_bytes_max;
+        if bytes <= max {
+            return Some(());
+        }
+        self.too_large("items", what, bytes, max, ["batch_bytes", "batch_bytes_max"])
+    }
+
+    /// Parses each element of a list, and has what is wrong with it named by its position.
+    fn each<T, P>(
+        &mut self,
+        list: &'static str,
+        elements: Vec<T>,
+        mut parse: impl FnMut(&mut Self, T) -> Option<P>,
+    ) -> Option<Vec<P>> {
+        let mut parsed = Vec::with_capacity(elements.len());
+        for (at, element) in elements.into_iter().enumerate() {
+            self.element = Some((list, at));
+            parsed.push(parse(self, element));
+        }
+        self.element = None;
+        parsed.into_iter().collect()
     }
 }
 
@@ -310,16 +474,19 @@ fn duration_from_wire(value: &prost_types::Duration) -> Result<Duration, &'stati
     }
 }
 
-fn page_token_from_name(name: &str) -> String {
-    URL_SAFE_NO_PAD.encode(name)
+fn page_token_from(place: &str) -> String {
+    URL_SAFE_NO_PAD.encode(place)
 }
 
-fn page_token_to_name(text: &str) -> Option<LockName> {
+fn page_token_to_place(text: &str) -> Option<String> {
     if text.len() > PAGE_TOKEN_BYTES_MAX {
         return None;
     }
-    let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
-    LockName::parse(&String::from_utf8(bytes).ok()?).ok()
+    String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()
+}
+
+fn page_token_to_name(text: &str) -> Option<LockName> {
+    LockName::parse(&page_token_to_place(text)?).ok()
 }
 
 /// What is longer than the wire allows becomes the longest that it does.
@@ -346,5 +513,11 @@ mod testing {
     /// The reasons of all violations with their fields.
     pub fn refused<T: std::fmt::Debug>(result: Result<T, Invalid>) -> Vec<(&'static str, Reason)> {
         result.expect_err("refused").0.iter().map(|violation| (violation.field, violation.reason)).collect()
+    }
+
+    /// The paths and reasons of all violations.
+    pub fn paths<T: std::fmt::Debug>(result: Result<T, Invalid>) -> Vec<(String, Reason)> {
+        let invalid = result.expect_err("refused");
+        invalid.violations().iter().map(|v| (v.path().into_owned(), v.reason)).collect()
     }
 }

@@ -18,6 +18,7 @@ pub use reason::{Effect, Reason, Repeat};
 use super::convert::Invalid;
 use crate::kv::KvError;
 use crate::lock::LockError;
+use crate::queue::QueueError;
 use crate::register::RegisterError;
 
 /// The domain of every reason in `google.rpc.ErrorInfo`.
@@ -45,6 +46,12 @@ impl Fault for LockError {
 impl Fault for KvError {
     fn status(&self, repeat: Repeat) -> Status {
         key(self, repeat)
+    }
+}
+
+impl Fault for QueueError {
+    fn status(&self, repeat: Repeat) -> Status {
+        queue(self, repeat)
     }
 }
 
@@ -110,14 +117,7 @@ pub fn lock(error: &LockError, repeat: Repeat) -> Status {
             ],
             None,
         ),
-        LockError::Recovering { wait_ms } => build(
-            Reason::Recovering,
-            repeat,
-            &text,
-            &[("wait_ms", &wait_ms.to_string())],
-            // How much of the wait is over only the nodes know.
-            Some(Duration::from_secs(5).min(Duration::from_millis(*wait_ms))),
-        ),
+        LockError::Recovering { wait_ms } => recovering(*wait_ms, repeat, &text),
         LockError::Register(error) => register(error, repeat),
     }
 }
@@ -162,6 +162,42 @@ pub fn key(error: &KvError, repeat: Repeat) -> Status {
         KvError::ShuttingDown => with(Reason::ShuttingDown, &[]),
         KvError::Register(error) => register(error, repeat),
     }
+}
+
+/// An error of the queues.
+pub fn queue(error: &QueueError, repeat: Repeat) -> Status {
+    let text = error.to_string();
+    let with = |reason, metadata: &[(&str, &str)]| build(reason, repeat, &text, metadata, None);
+    match error {
+        QueueError::NoSuchQueue { queue } => with(Reason::NoSuchQueue, &[("queue", queue.as_str())]),
+        QueueError::NoSuchItem { queue, id } => {
+            with(Reason::NoSuchItem, &[("queue", queue.as_str()), ("id", id.as_str())])
+        }
+        QueueError::QueueFull { queue, items, max } => with(
+            Reason::QueueFull,
+            &[("queue", queue.as_str()), ("items", &items.to_string()), ("items_max", &max.to_string())],
+        ),
+        QueueError::TooManyWaiters { queue, waiting, max } => with(
+            Reason::TooManyWaiters,
+            &[
+                ("queue", queue.as_str()),
+                ("waiting", &waiting.to_string()),
+                ("waiting_max", &max.to_string()),
+            ],
+        ),
+        QueueError::TooMuchToWrite { bytes, max } => {
+            with(Reason::Overloaded, &[("bytes", &bytes.to_string()), ("bytes_max", &max.to_string())])
+        }
+        QueueError::Recovering { wait_ms } => recovering(*wait_ms, repeat, &text),
+        QueueError::ShuttingDown => with(Reason::ShuttingDown, &[]),
+        QueueError::Register(error) => register(error, repeat),
+    }
+}
+
+/// How much of the wait is over only the nodes know.
+fn recovering(wait_ms: u64, repeat: Repeat, text: &str) -> Status {
+    let retry_after = Duration::from_secs(5).min(Duration::from_millis(wait_ms));
+    build(Reason::Recovering, repeat, text, &[("wait_ms", &wait_ms.to_string())], Some(retry_after))
 }
 
 /// In place of a value for which a batch's answer has no room.

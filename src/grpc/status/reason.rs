@@ -41,8 +41,20 @@ pub enum Reason {
     InvalidRequestId,
     /// A batch asks for the values before.
     InvalidReturnPrevious,
+    /// The id of an item breaks its rules.
+    InvalidItemId,
+    /// A delay, a back-off or a time to remember is malformed or out of range.
+    InvalidDelay,
+    /// A number of items or attempts is out of range.
+    InvalidCount,
+    /// The state of an item is unknown or can't be asked for, or none is given.
+    InvalidState,
+    /// A message of a stream is not one that belongs there.
+    InvalidCommand,
     /// A batch sets a key twice.
     DuplicateKey,
+    /// A batch puts an item twice.
+    DuplicateItem,
     /// Something is larger than it may be.
     TooLarge,
     /// The lease is not the lock's any more.
@@ -59,6 +71,10 @@ pub enum Reason {
     Fenced,
     /// The request id names another request.
     RequestIdReused,
+    /// There is no queue of that name.
+    NoSuchQueue,
+    /// There is no such item in the queue.
+    NoSuchItem,
     /// Too few nodes answer.
     NoQuorum,
     /// No lock may be granted yet after a founding or a recovery.
@@ -69,6 +85,8 @@ pub enum Reason {
     OutcomeUnknown,
     /// Too many wait in line.
     TooManyWaiters,
+    /// The queue has as many items as it may.
+    QueueFull,
     /// A key is fenced by as many locks as it may.
     TooManyFences,
     /// A watch of a prefix has more keys than it may.
@@ -109,7 +127,7 @@ pub enum Repeat {
 
 impl Reason {
     /// All of them, in the order of `docs/errors.md`.
-    pub const ALL: [Reason; 40] = [
+    pub const ALL: [Reason; 49] = [
         Reason::InvalidName,
         Reason::InvalidOwner,
         Reason::InvalidTtl,
@@ -127,7 +145,13 @@ impl Reason {
         Reason::InvalidVersion,
         Reason::InvalidRequestId,
         Reason::InvalidReturnPrevious,
+        Reason::InvalidItemId,
+        Reason::InvalidDelay,
+        Reason::InvalidCount,
+        Reason::InvalidState,
+        Reason::InvalidCommand,
         Reason::DuplicateKey,
+        Reason::DuplicateItem,
         Reason::TooLarge,
         Reason::LeaseLost,
         Reason::TokenNotHeld,
@@ -136,11 +160,14 @@ impl Reason {
         Reason::IntegerOverflow,
         Reason::Fenced,
         Reason::RequestIdReused,
+        Reason::NoSuchQueue,
+        Reason::NoSuchItem,
         Reason::NoQuorum,
         Reason::Recovering,
         Reason::ShuttingDown,
         Reason::OutcomeUnknown,
         Reason::TooManyWaiters,
+        Reason::QueueFull,
         Reason::TooManyFences,
         Reason::TooManyKeys,
         Reason::AnswerFull,
@@ -172,7 +199,13 @@ impl Reason {
             Reason::InvalidVersion => "INVALID_VERSION",
             Reason::InvalidRequestId => "INVALID_REQUEST_ID",
             Reason::InvalidReturnPrevious => "INVALID_RETURN_PREVIOUS",
+            Reason::InvalidItemId => "INVALID_ITEM_ID",
+            Reason::InvalidDelay => "INVALID_DELAY",
+            Reason::InvalidCount => "INVALID_COUNT",
+            Reason::InvalidState => "INVALID_STATE",
+            Reason::InvalidCommand => "INVALID_COMMAND",
             Reason::DuplicateKey => "DUPLICATE_KEY",
+            Reason::DuplicateItem => "DUPLICATE_ITEM",
             Reason::TooLarge => "TOO_LARGE",
             Reason::LeaseLost => "LEASE_LOST",
             Reason::TokenNotHeld => "TOKEN_NOT_HELD",
@@ -181,11 +214,14 @@ impl Reason {
             Reason::IntegerOverflow => "INTEGER_OVERFLOW",
             Reason::Fenced => "FENCED",
             Reason::RequestIdReused => "REQUEST_ID_REUSED",
+            Reason::NoSuchQueue => "NO_SUCH_QUEUE",
+            Reason::NoSuchItem => "NO_SUCH_ITEM",
             Reason::NoQuorum => "NO_QUORUM",
             Reason::Recovering => "RECOVERING",
             Reason::ShuttingDown => "SHUTTING_DOWN",
             Reason::OutcomeUnknown => "OUTCOME_UNKNOWN",
             Reason::TooManyWaiters => "TOO_MANY_WAITERS",
+            Reason::QueueFull => "QUEUE_FULL",
             Reason::TooManyFences => "TOO_MANY_FENCES",
             Reason::TooManyKeys => "TOO_MANY_KEYS",
             Reason::AnswerFull => "ANSWER_FULL",
@@ -219,7 +255,13 @@ impl Reason {
             | Reason::InvalidVersion
             | Reason::InvalidRequestId
             | Reason::InvalidReturnPrevious
+            | Reason::InvalidItemId
+            | Reason::InvalidDelay
+            | Reason::InvalidCount
+            | Reason::InvalidState
+            | Reason::InvalidCommand
             | Reason::DuplicateKey
+            | Reason::DuplicateItem
             | Reason::TooLarge => Code::InvalidArgument,
             Reason::LeaseLost
             | Reason::TokenNotHeld
@@ -228,12 +270,14 @@ impl Reason {
             | Reason::Fenced
             | Reason::RequestIdReused => Code::FailedPrecondition,
             Reason::IntegerOverflow => Code::OutOfRange,
+            Reason::NoSuchQueue | Reason::NoSuchItem => Code::NotFound,
             Reason::NoQuorum | Reason::Recovering | Reason::ShuttingDown => Code::Unavailable,
             Reason::OutcomeUnknown => match repeat {
                 Repeat::Harmless => Code::Unavailable,
                 Repeat::Harmful => Code::Unknown,
             },
             Reason::TooManyWaiters
+            | Reason::QueueFull
             | Reason::TooManyFences
             | Reason::TooManyKeys
             | Reason::AnswerFull
@@ -266,7 +310,13 @@ impl Reason {
             | Reason::InvalidVersion
             | Reason::InvalidRequestId
             | Reason::InvalidReturnPrevious
+            | Reason::InvalidItemId
+            | Reason::InvalidDelay
+            | Reason::InvalidCount
+            | Reason::InvalidState
+            | Reason::InvalidCommand
             | Reason::DuplicateKey
+            | Reason::DuplicateItem
             | Reason::TooLarge
             | Reason::TooManyWaiters
             | Reason::Overloaded
@@ -281,6 +331,9 @@ impl Reason {
             | Reason::IntegerOverflow
             | Reason::Fenced
             | Reason::RequestIdReused
+            | Reason::NoSuchQueue
+            | Reason::NoSuchItem
+            | Reason::QueueFull
             | Reason::TooManyFences
             | Reason::TooManyKeys
             | Reason::AnswerFull
@@ -313,7 +366,13 @@ impl Reason {
             | Reason::InvalidVersion
             | Reason::InvalidRequestId
             | Reason::InvalidReturnPrevious
+            | Reason::InvalidItemId
+            | Reason::InvalidDelay
+            | Reason::InvalidCount
+            | Reason::InvalidState
+            | Reason::InvalidCommand
             | Reason::DuplicateKey
+            | Reason::DuplicateItem
             | Reason::TooLarge
             | Reason::LeaseLost
             | Reason::TokenNotHeld
@@ -322,6 +381,8 @@ impl Reason {
             | Reason::IntegerOverflow
             | Reason::Fenced
             | Reason::RequestIdReused
+            | Reason::NoSuchQueue
+            | Reason::NoSuchItem
             | Reason::TooManyFences
             | Reason::TooManyKeys
             | Reason::AnswerFull
@@ -334,7 +395,8 @@ impl Reason {
             // Another daemon may be asked at once; this one will be gone.
             Reason::ShuttingDown => Some(Duration::from_millis(100)),
             Reason::OutcomeUnknown => Some(Duration::from_millis(200)),
-            Reason::TooManyWaiters => Some(Duration::from_secs(1)),
+            // Others have to leave, or to be done, first.
+            Reason::TooManyWaiters | Reason::QueueFull => Some(Duration::from_secs(1)),
             Reason::Overloaded | Reason::RateLimited => Some(Duration::from_millis(500)),
         }
     }

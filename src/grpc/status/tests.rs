@@ -132,6 +132,7 @@ fn wire(code: Code) -> &'static str {
         Code::InvalidArgument => "INVALID_ARGUMENT",
         Code::FailedPrecondition => "FAILED_PRECONDITION",
         Code::OutOfRange => "OUT_OF_RANGE",
+        Code::NotFound => "NOT_FOUND",
         Code::Unavailable => "UNAVAILABLE",
         Code::Unknown => "UNKNOWN",
         Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
@@ -198,9 +199,51 @@ fn key_cases() -> Vec<(KvError, Code, Reason, Metadata)> {
     ]
 }
 
-#[test]
-fn every_error_of_a_key_has_its_code_its_reason_and_what_its_message_names() {
-    for (error, code, reason, expected) in key_cases() {
+/// The same of the queues.
+fn queue_cases() -> Vec<(QueueError, Code, Reason, Metadata)> {
+    use Code::*;
+    let queue = || crate::ids::QueueName::parse("mail").unwrap();
+    let id = crate::ids::ItemId::parse("i-7").unwrap();
+    let of_queue = ("queue", "mail");
+    vec![
+        (QueueError::NoSuchQueue { queue: queue() }, NotFound, Reason::NoSuchQueue, vec![of_queue]),
+        (
+            QueueError::NoSuchItem { queue: queue(), id },
+            NotFound,
+            Reason::NoSuchItem,
+            vec![of_queue, ("id", "i-7")],
+        ),
+        (
+            QueueError::QueueFull { queue: queue(), items: 41, max: 40 },
+            ResourceExhausted,
+            Reason::QueueFull,
+            vec![of_queue, ("items", "41"), ("items_max", "40")],
+        ),
+        (
+            QueueError::TooManyWaiters { queue: queue(), waiting: 41, max: 40 },
+            ResourceExhausted,
+            Reason::TooManyWaiters,
+            vec![of_queue, ("waiting", "41"), ("waiting_max", "40")],
+        ),
+        (
+            QueueError::TooMuchToWrite { bytes: 41, max: 40 },
+            ResourceExhausted,
+            Reason::Overloaded,
+            vec![("bytes", "41"), ("bytes_max", "40")],
+        ),
+        (
+            QueueError::Recovering { wait_ms: 300_000 },
+            Unavailable,
+            Reason::Recovering,
+            vec![("wait_ms", "300000")],
+        ),
+        (QueueError::ShuttingDown, Unavailable, Reason::ShuttingDown, vec![]),
+        (RegisterError::OutcomeUnknown.into(), Unavailable, Reason::OutcomeUnknown, vec![]),
+    ]
+}
+
+fn has_its_code_its_reason_and_what_its_message_names<E: Fault>(cases: Vec<(E, Code, Reason, Metadata)>) {
+    for (error, code, reason, expected) in cases {
         let status = error.status(Repeat::Harmless);
         let info = status.get_details_error_info().expect("every status has ErrorInfo");
         assert_eq!((status.code(), info.reason.as_str()), (code, reason.as_str()), "{error}");
@@ -209,6 +252,29 @@ fn every_error_of_a_key_has_its_code_its_reason_and_what_its_message_names() {
         for value in info.metadata.values() {
             assert!(status.message().contains(value.as_str()), "{value} in {error}");
         }
+    }
+}
+
+#[test]
+fn every_error_of_a_key_has_its_code_its_reason_and_what_its_message_names() {
+    has_its_code_its_reason_and_what_its_message_names(key_cases());
+}
+
+#[test]
+fn every_error_of_a_queue_has_its_code_its_reason_and_what_its_message_names() {
+    has_its_code_its_reason_and_what_its_message_names(queue_cases());
+}
+
+#[test]
+fn who_may_put_again_later_is_told_when() {
+    let queue = crate::ids::QueueName::parse("mail").unwrap();
+    for (error, delay) in [
+        (QueueError::QueueFull { queue, items: 1, max: 1 }, Duration::from_secs(1)),
+        (QueueError::Recovering { wait_ms: 300_000 }, Duration::from_secs(5)),
+        (QueueError::Recovering { wait_ms: 200 }, Duration::from_millis(200)),
+    ] {
+        let retry = error.status(Repeat::Harmless).get_details_retry_info();
+        assert_eq!(retry.and_then(|info| info.retry_delay), Some(delay), "{error}");
     }
 }
 

@@ -100,6 +100,15 @@ fn a_write_under_a_lock_takes_its_fence_from_the_environment() {
     assert_eq!(code, 1);
     assert!(err.contains("FENCED") && err.contains("token 7 of the lock job"), "{err}");
     assert_eq!(set("7").0, 0, "the same holder writes more than once");
+
+    // The token of an item, as `queue work` gives it, is no fence; and no other lock's.
+    let set = |arguments: &[&str]| {
+        let mut command = stage.command(&[&["set", "b", "x"], arguments].concat());
+        told(command.env("MAJORITYD_FENCING_TOKEN", "5").output().unwrap())
+    };
+    assert_eq!(set(&[]).0, 0);
+    let (code, _, err) = set(&["--fence-lock", "other"]);
+    assert!(code == 64 && err.contains("fencing token of the lock"), "{err}");
 }
 
 #[test]

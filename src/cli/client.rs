@@ -4,19 +4,24 @@ use std::time::Duration;
 
 use clap::Args;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Response, Status};
 use tonic_types::StatusExt as _;
 
 use super::{EXIT_FAILURE, EXIT_UNAVAILABLE, EXIT_USAGE};
+use crate::limits;
 use crate::proto::v1::cluster_service_client::ClusterServiceClient;
 use crate::proto::v1::kv_service_client::KvServiceClient;
 use crate::proto::v1::lock_service_client::LockServiceClient;
+use crate::proto::v1::queue_service_client::QueueServiceClient;
 
 /// A client of the lock service.
 pub type Client = LockServiceClient<Channel>;
 
 /// A client of the key service.
 pub type KvClient = KvServiceClient<Channel>;
+
+/// A client of the queue service.
+pub type QueueClient = QueueServiceClient<Channel>;
 
 /// Exit code: not now, perhaps later (EX_TEMPFAIL).
 pub const EXIT_TRY_LATER: u8 = 75;
@@ -29,6 +34,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Deadline of a call that answers at once.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// The largest answer: one item with the largest payload that a configuration may allow, and what is around it.
+const ANSWER_BYTES_MAX: usize = limits::VALUE_BYTES_CEILING + (4 << 20);
 
 /// Every reason, with what to do about it.
 const ERRORS: &str = include_str!("../../docs/errors.md");
@@ -98,6 +105,12 @@ impl Daemons {
         KvServiceClient::new(self.target().endpoint.connect_lazy())
     }
 
+    /// The same of the queue service.
+    pub fn queue_client(&self) -> QueueClient {
+        let client = QueueServiceClient::new(self.target().endpoint.connect_lazy());
+        client.max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.targets.len()
@@ -115,6 +128,57 @@ impl Daemons {
 
     fn target(&self) -> &Target {
         &self.targets[self.turn % self.targets.len()]
+    }
+}
+
+/// Asks one daemon after the other, until one answers that is available. Only for what may be repeated.
+pub async fn ask<C, M: Clone, A, F>(
+    daemons: &mut Daemons,
+    connect: impl Fn(&Daemons) -> C,
+    message: M,
+    timeout: Duration,
+    call: impl Fn(C, Request<M>) -> F,
+) -> Result<A, Status>
+where
+    F: Future<Output = Result<Response<A>, Status>>,
+{
+    for _ in 1..daemons.count() {
+        match call(connect(daemons), request(message.clone(), timeout)).await {
+            Err(status) if status.code() == Code::Unavailable => daemons.advance(),
+            done => return done.map(Response::into_inner),
+        }
+    }
+    call(connect(daemons), request(message, timeout)).await.map(Response::into_inner)
+}
+
+/// Why a command could not do what it was asked.
+#[derive(Debug)]
+pub enum Failed {
+    /// What was typed can't be used.
+    Usage(String),
+    /// A daemon said no, or none answered.
+    Call(Status),
+}
+
+impl From<Status> for Failed {
+    fn from(status: Status) -> Self {
+        Self::Call(status)
+    }
+}
+
+impl Failed {
+    /// Says it to people. The exit code.
+    pub fn say(self, daemons: &Daemons) -> u8 {
+        match self {
+            Self::Usage(what) => {
+                eprintln!("majorityd: {what}");
+                EXIT_USAGE
+            }
+            Self::Call(status) => {
+                eprintln!("majorityd: {}", explain(&status, daemons.address()));
+                exit_code(&status)
+            }
+        }
     }
 }
 

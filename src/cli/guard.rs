@@ -28,7 +28,7 @@ use crate::proto::v1::hold_response::Event;
 use crate::runtime::{Moment, Runtime};
 
 /// Longest time between two looks at the clock.
-const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// What a command gets to end by itself once its lock is somebody else's.
 const LOST_GRACE: Duration = Duration::from_secs(1);
 
@@ -137,9 +137,9 @@ enum Stage {
 }
 
 /// Kills the group if the guard itself breaks: nobody would end the command in time then.
-struct LastResort {
-    group: Pid,
-    armed: bool,
+pub(super) struct LastResort {
+    pub(super) group: Pid,
+    pub(super) armed: bool,
 }
 
 impl Drop for LastResort {
@@ -151,7 +151,9 @@ impl Drop for LastResort {
 }
 
 /// What the guard knows while the command runs.
-struct Watch {
+pub(super) struct Watch {
+    /// Whose lease it is, for people.
+    what: String,
     countdown: Countdown,
     stage: Stage,
     /// When the command must be gone because the lock is somebody else's.
@@ -173,8 +175,7 @@ impl Guard<'_> {
         let mut exited = tokio::task::spawn_blocking(move || wait_unreaped(group));
         let mut kept = self.keep();
         let mut stream = Some(stream);
-        let mut watch =
-            Watch { countdown: self.countdown, stage: Stage::Running, lost_at: None, failing: false };
+        let mut watch = Watch::new("the lock".to_owned(), self.countdown);
         loop {
             let now = self.runtime.clock.now();
             watch.enforce(now, group);
@@ -193,7 +194,7 @@ impl Guard<'_> {
             }
         }
         last_resort.armed = false;
-        let lost = watch.stage > Stage::Running || watch.lost_at.is_some();
+        let lost = watch.is_over();
         if lost {
             // The command has ended, but is not reaped yet, so its number still means its group.
             send(group, Signal::KILL);
@@ -256,8 +257,43 @@ impl Guard<'_> {
 }
 
 impl Watch {
+    /// Over a command that was just started.
+    pub(super) fn new(what: String, countdown: Countdown) -> Self {
+        Self { what, countdown, stage: Stage::Running, lost_at: None, failing: false }
+    }
+
+    /// The lease is lost, or the command was told to end before it would be.
+    pub(super) fn is_over(&self) -> bool {
+        self.stage > Stage::Running || self.lost_at.is_some()
+    }
+
+    /// Until when the lease is good, as far as is known.
+    pub(super) fn deadline(&self) -> Moment {
+        self.countdown.deadline
+    }
+
+    /// Nothing may be started any more, or what was started has to end.
+    pub(super) fn is_due(&self, now: Moment) -> bool {
+        self.due(now) > Stage::Running
+    }
+
+    /// The length of the lease.
+    pub(super) fn ttl(&self) -> Duration {
+        self.countdown.ttl
+    }
+
+    /// The lease is somebody else's or nobody's.
+    pub(super) fn lose(&mut self, now: Moment) {
+        self.lost_at.get_or_insert(now);
+    }
+
+    /// The lease was extended. An answer that was overtaken takes nothing back.
+    pub(super) fn extend(&mut self, deadline: Moment) {
+        self.countdown.deadline = self.countdown.deadline.max(deadline);
+    }
+
     /// Tells the command what is due by now.
-    fn enforce(&mut self, now: Moment, group: Pid) {
+    pub(super) fn enforce(&mut self, now: Moment, group: Pid) {
         let due = self.due(now);
         if due <= self.stage {
             return;
@@ -269,11 +305,11 @@ impl Watch {
                 send(group, Signal::TERM);
                 // What is stopped gets no SIGTERM until it goes on.
                 send(group, Signal::CONT);
-                say("the lock is lost or about to run out: ending the command");
+                say(format!("{} is lost or about to run out: ending the command", self.what));
             }
             Stage::Killed => {
                 send(group, Signal::KILL);
-                say("killing the command");
+                say(format!("{} is lost or about to run out: killing the command", self.what));
             }
         }
     }
@@ -288,7 +324,7 @@ impl Watch {
     }
 
     /// When something may be due that was not `now`, or a little later.
-    fn next_look(&self, now: Moment) -> Moment {
+    pub(super) fn next_look(&self, now: Moment) -> Moment {
         let (terminate_at, kill_at) = self.ends();
         let ahead = [terminate_at, kill_at].into_iter().filter(|&end| end > now);
         ahead.fold(now + LOOK_INTERVAL, Moment::min)
@@ -308,14 +344,14 @@ impl Watch {
     fn on_kept(&mut self, outcome: Kept, now: Moment) {
         match outcome {
             Kept::Until(deadline) => {
-                self.countdown.deadline = self.countdown.deadline.max(deadline);
+                self.extend(deadline);
                 if std::mem::take(&mut self.failing) {
                     say("the lease is extended again");
                 }
             }
             Kept::Failed(status, address) if is_lost(&status) => {
                 say(explain(&status, &address));
-                self.lost_at.get_or_insert(now);
+                self.lose(now);
             }
             Kept::Failed(status, address) => {
                 if !std::mem::replace(&mut self.failing, true) {
@@ -337,7 +373,7 @@ impl Watch {
                     // That daemon could not extend. Another one may, until the time is up.
                     v1::LostReason::Expired | v1::LostReason::Unspecified => return false,
                 }
-                self.lost_at.get_or_insert(now);
+                self.lose(now);
                 false
             }
             Ok(Some(Event::Ended(_))) | Ok(None) | Err(_) => false,
@@ -369,7 +405,7 @@ async fn next_event(stream: &mut Option<Streaming<v1::HoldResponse>>) -> Result<
 }
 
 /// The group of a child that was started with `process_group(0)`: its own number.
-fn group_of(child: &Child) -> Pid {
+pub(super) fn group_of(child: &Child) -> Pid {
     let number = child.id().and_then(|id| i32::try_from(id).ok());
     number.and_then(Pid::from_raw).expect("a child that was not waited for has a number above zero")
 }
@@ -381,7 +417,7 @@ fn wait_unreaped(process: Pid) {
     {}
 }
 
-fn send(group: Pid, signal: Signal) {
+pub(super) fn send(group: Pid, signal: Signal) {
     match rustix::process::kill_process_group(group, signal) {
         // Nobody is left, or only what has changed its user; nothing can be done about either.
         Ok(()) | Err(_) => {}
@@ -404,7 +440,7 @@ mod tests {
 
     fn watch(ttl_ms: u64) -> Watch {
         let countdown = Countdown { ttl: ms(ttl_ms), deadline: Moment::from_start(ms(100_000)) };
-        Watch { countdown, stage: Stage::Running, lost_at: None, failing: false }
+        Watch::new("the lock".to_owned(), countdown)
     }
 
     #[test]
@@ -433,7 +469,7 @@ mod tests {
         assert!(watch.due(at(99_800)) == Stage::Killed);
         watch.on_kept(Kept::Until(at(110_000)), at(94_000));
         assert!(watch.due(at(99_800)) == Stage::Running);
-        // An answer that was overtaken takes nothing back.
+        // Overtaken.
         watch.on_kept(Kept::Until(at(105_000)), at(94_000));
         assert!(watch.due(at(99_800)) == Stage::Running);
     }

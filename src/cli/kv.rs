@@ -3,19 +3,17 @@
 //! Each write has a request id of its own, so that it can be sent to another daemon when one does not answer, and happens
 //! once.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use tonic::{Code, Response, Status};
+use tonic::{Response, Status};
 
-use super::client::{
-    CALL_TIMEOUT, ClientFlags, Daemons, KvClient, exit_code, explain, from_proto, request, to_proto,
+use super::client::{self, CALL_TIMEOUT, ClientFlags, Daemons, Failed, KvClient, from_proto, to_proto};
+use super::{
+    EXIT_FAILURE, EXIT_OK, Output, print_json, print_line, printable, put_bytes, read_all, table, text_of,
 };
-use super::{EXIT_FAILURE, EXIT_OK, EXIT_USAGE, Output, print_json, print_line, printable, table};
 use crate::limits;
 use crate::proto::v1;
 use crate::proto::v1::set_request::{Content, Precondition};
@@ -148,16 +146,31 @@ struct FenceFlags {
     /// Refuse the write if the key was written under a higher token of this lock
     ///
     /// Under `majorityd lock NAME -- ...` the lock and its token are in the environment, and need not be given.
-    #[arg(long, requires = "fence_token", env = "MAJORITYD_LOCK_NAME", value_name = "NAME")]
+    #[arg(long, env = "MAJORITYD_LOCK_NAME", value_name = "NAME")]
     fence_lock: Option<String>,
     /// The fencing token of that lock's holder
-    #[arg(long, requires = "fence_lock", env = "MAJORITYD_FENCING_TOKEN", value_name = "TOKEN")]
+    ///
+    /// Default: MAJORITYD_FENCING_TOKEN, if MAJORITYD_LOCK_NAME is the lock. (Under `majorityd queue work` the token is
+    /// that of an item, and no lock's.)
+    #[arg(long, requires = "fence_lock", value_name = "TOKEN")]
     fence_token: Option<u64>,
 }
 
 impl FenceFlags {
-    fn fence(self) -> Option<v1::Fence> {
-        self.fence_lock.zip(self.fence_token).map(|(lock, token)| v1::Fence { lock, token })
+    /// The fence, if a lock is named; what is wrong with it otherwise.
+    fn fence(self) -> Result<Option<v1::Fence>, Failed> {
+        let Some(lock) = self.fence_lock else { return Ok(None) };
+        // It is the token of the lock that the environment names, and of no other.
+        let named = std::env::var("MAJORITYD_LOCK_NAME").is_ok_and(|name| name == lock);
+        let from_environment =
+            || named.then(|| std::env::var("MAJORITYD_FENCING_TOKEN").ok()?.parse().ok()).flatten();
+        match self.fence_token.or_else(from_environment) {
+            Some(token) => Ok(Some(v1::Fence { lock, token })),
+            None => Err(Failed::Usage(format!(
+                "the fencing token of the lock {:?} is needed: --fence-token, or MAJORITYD_FENCING_TOKEN",
+                printable(&lock)
+            ))),
+        }
     }
 }
 
@@ -166,55 +179,47 @@ enum End {
     Done,
     /// There is no value.
     Absent(String),
-    /// What was typed can't be used.
-    Usage(String),
 }
 
 impl Kv {
     /// Asks and prints.
     pub async fn run(self) -> u8 {
         let mut daemons = Daemons::new(&self.client);
-        let output = self.output;
-        let done = match self.command {
-            KvCommand::Get { key, raw } => get(&mut daemons, key, raw, output).await,
-            KvCommand::Set(set) => self::set(&mut daemons, set, output).await,
-            KvCommand::Delete { key, version, fence } => {
-                delete(&mut daemons, key, version, fence.fence(), output).await
-            }
-            KvCommand::Incr { key, delta, initial, ttl, fence } => {
-                let message = v1::IncrementRequest {
-                    key,
-                    delta: Some(delta),
-                    initial,
-                    ttl: ttl.map(to_proto),
-                    request_id: Some(request_id()),
-                    fence: fence.fence(),
-                };
-                increment(&mut daemons, message, output).await
-            }
-            KvCommand::Touch { key, ttl, fence } => {
-                touch(&mut daemons, key, ttl, fence.fence(), output).await
-            }
-            KvCommand::List { prefix, values } => list(&mut daemons, prefix, values, output).await,
-            KvCommand::Watch { key, prefix, start_version } => {
-                let target = key.map(Target::Key).or(prefix.map(Target::Prefix));
-                watch(&daemons, v1::WatchRequest { target, start_version }, output).await
-            }
-        };
+        let done = run(self.command, &mut daemons, self.output).await;
         match done {
             Ok(End::Done) => EXIT_OK,
             Ok(End::Absent(key)) => {
                 eprintln!("majorityd: {} has no value", printable(&key));
                 EXIT_FAILURE
             }
-            Ok(End::Usage(what)) => {
-                eprintln!("majorityd: {what}");
-                EXIT_USAGE
-            }
-            Err(status) => {
-                eprintln!("majorityd: {}", explain(&status, daemons.address()));
-                exit_code(&status)
-            }
+            Err(failed) => failed.say(&daemons),
+        }
+    }
+}
+
+async fn run(command: KvCommand, daemons: &mut Daemons, output: Output) -> Result<End, Failed> {
+    match command {
+        KvCommand::Get { key, raw } => get(daemons, key, raw, output).await,
+        KvCommand::Set(set) => self::set(daemons, set, output).await,
+        KvCommand::Delete { key, version, fence } => {
+            delete(daemons, key, version, fence.fence()?, output).await
+        }
+        KvCommand::Incr { key, delta, initial, ttl, fence } => {
+            let message = v1::IncrementRequest {
+                key,
+                delta: Some(delta),
+                initial,
+                ttl: ttl.map(to_proto),
+                request_id: Some(request_id()),
+                fence: fence.fence()?,
+            };
+            increment(daemons, message, output).await
+        }
+        KvCommand::Touch { key, ttl, fence } => touch(daemons, key, ttl, fence.fence()?, output).await,
+        KvCommand::List { prefix, values } => list(daemons, prefix, values, output).await,
+        KvCommand::Watch { key, prefix, start_version } => {
+            let target = key.map(Target::Key).or(prefix.map(Target::Prefix));
+            watch(daemons, v1::WatchRequest { target, start_version }, output).await
         }
     }
 }
@@ -227,7 +232,7 @@ fn request_id() -> String {
     format!("{}-{}-{}-{}-{}", &digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..])
 }
 
-/// Asks one daemon after the other, until one answers that is available. Only for what may be repeated.
+/// Asks the daemons of the command line.
 async fn ask<M: Clone, A, F>(
     daemons: &mut Daemons,
     message: M,
@@ -236,16 +241,10 @@ async fn ask<M: Clone, A, F>(
 where
     F: Future<Output = Result<Response<A>, Status>>,
 {
-    for _ in 1..daemons.count() {
-        match call(daemons.kv_client(), request(message.clone(), CALL_TIMEOUT)).await {
-            Err(status) if status.code() == Code::Unavailable => daemons.advance(),
-            done => return done.map(Response::into_inner),
-        }
-    }
-    call(daemons.kv_client(), request(message, CALL_TIMEOUT)).await.map(Response::into_inner)
+    client::ask(daemons, Daemons::kv_client, message, CALL_TIMEOUT, call).await
 }
 
-async fn get(daemons: &mut Daemons, key: String, raw: bool, output: Output) -> Result<End, Status> {
+async fn get(daemons: &mut Daemons, key: String, raw: bool, output: Output) -> Result<End, Failed> {
     let message = v1::GetRequest { key: key.clone() };
     let call = |mut client: KvClient, message| async move { client.get(message).await };
     let Some(found) = ask(daemons, message, call).await?.key_value else { return Ok(End::Absent(key)) };
@@ -260,12 +259,14 @@ async fn get(daemons: &mut Daemons, key: String, raw: bool, output: Output) -> R
     Ok(End::Done)
 }
 
-async fn set(daemons: &mut Daemons, set: Set, output: Output) -> Result<End, Status> {
+async fn set(daemons: &mut Daemons, set: Set, output: Output) -> Result<End, Failed> {
     let Set { key, value, ttl, absent, present, version, fence } = set;
     let content = match value.as_str() {
-        "-" => match read_input() {
+        "-" => match read_all(io::stdin().lock()) {
             Ok(bytes) => Content::Value(bytes.into()),
-            Err(error) => return Ok(End::Usage(format!("the standard input can't be read: {error}"))),
+            Err(error) => {
+                return Err(Failed::Usage(format!("the standard input can't be read: {error}")));
+            }
         },
         _ => Content::Text(value),
     };
@@ -282,7 +283,7 @@ async fn set(daemons: &mut Daemons, set: Set, output: Output) -> Result<End, Sta
         precondition,
         return_previous: false,
         request_id: Some(request_id()),
-        fence: fence.fence(),
+        fence: fence.fence()?,
     };
     let call = |mut client: KvClient, message| async move { client.set(message).await };
     let written = ask(daemons, message, call).await?.key_value.unwrap_or_default();
@@ -293,21 +294,13 @@ async fn set(daemons: &mut Daemons, set: Set, output: Output) -> Result<End, Sta
     Ok(End::Done)
 }
 
-/// The standard input, up to a little more than any daemon takes: what is longer is refused by it and not by us.
-fn read_input() -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let most = limits::VALUE_BYTES_CEILING as u64 + 1;
-    io::stdin().lock().take(most).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
 async fn delete(
     daemons: &mut Daemons,
     key: String,
     version: Option<u64>,
     fence: Option<v1::Fence>,
     output: Output,
-) -> Result<End, Status> {
+) -> Result<End, Failed> {
     let request_id = Some(request_id());
     let message = v1::DeleteRequest { key: key.clone(), version, return_previous: false, request_id, fence };
     let call = |mut client: KvClient, message| async move { client.delete(message).await };
@@ -329,7 +322,7 @@ async fn increment(
     daemons: &mut Daemons,
     message: v1::IncrementRequest,
     output: Output,
-) -> Result<End, Status> {
+) -> Result<End, Failed> {
     let key = message.key.clone();
     let call = |mut client: KvClient, message| async move { client.increment(message).await };
     let sum = ask(daemons, message, call).await?;
@@ -346,7 +339,7 @@ async fn touch(
     ttl: Option<Duration>,
     fence: Option<v1::Fence>,
     output: Output,
-) -> Result<End, Status> {
+) -> Result<End, Failed> {
     let (ttl, request_id) = (ttl.map(to_proto), Some(request_id()));
     let message = v1::TouchRequest { key: key.clone(), ttl, request_id, fence };
     let call = |mut client: KvClient, message| async move { client.touch(message).await };
@@ -364,7 +357,7 @@ async fn touch(
     }
 }
 
-async fn list(daemons: &mut Daemons, prefix: String, values: bool, output: Output) -> Result<End, Status> {
+async fn list(daemons: &mut Daemons, prefix: String, values: bool, output: Output) -> Result<End, Failed> {
     let mut keys = Vec::new();
     let mut page_token = String::new();
     // Names come in byte order, so this ends; a page that brings the same token again would not.
@@ -402,7 +395,7 @@ fn render(keys: &[v1::KeyValue], values: bool) -> String {
     table(&titles[..if values { 4 } else { 3 }], &rows)
 }
 
-async fn watch(daemons: &Daemons, message: v1::WatchRequest, output: Output) -> Result<End, Status> {
+async fn watch(daemons: &Daemons, message: v1::WatchRequest, output: Output) -> Result<End, Failed> {
     // No deadline: it ends with the command.
     let mut events = daemons.kv_client().watch(message).await?.into_inner();
     while let Some(told) = events.message().await? {
@@ -444,14 +437,6 @@ fn event_json(event: &Event) -> Value {
     }
 }
 
-/// Text as it is, but for what could command a terminal; how many bytes of anything else.
-fn text_of(value: &[u8]) -> String {
-    match std::str::from_utf8(value) {
-        Ok(text) => printable(text),
-        Err(_) => format!("<{} bytes that are no text>", value.len()),
-    }
-}
-
 /// A key for programs: text as `value`, anything else as `value_base64`.
 fn as_json(key: &v1::KeyValue, with_value: bool) -> Value {
     let mut object = json!({ "key": key.key, "version": key.version });
@@ -459,10 +444,7 @@ fn as_json(key: &v1::KeyValue, with_value: bool) -> Value {
         object["remaining_ms"] = json!(u64::try_from(from_proto(Some(left)).as_millis()).unwrap_or(u64::MAX));
     }
     if with_value {
-        match std::str::from_utf8(&key.value) {
-            Ok(text) => object["value"] = json!(text),
-            Err(_) => object["value_base64"] = json!(BASE64.encode(&key.value)),
-        }
+        put_bytes(&mut object, "value", &key.value);
     }
     object
 }

@@ -32,9 +32,9 @@ use crate::runtime::{Moment, Runtime, system};
 /// Exit code: the lock was lost and the command was ended (EX_PROTOCOL's number; nothing else here has it).
 pub const EXIT_LOST: u8 = 76;
 /// Exit code: the command can't be run.
-const EXIT_NOT_EXECUTABLE: u8 = 126;
+pub(super) const EXIT_NOT_EXECUTABLE: u8 = 126;
 /// Exit code: there is no such command.
-const EXIT_NO_COMMAND: u8 = 127;
+pub(super) const EXIT_NO_COMMAND: u8 = 127;
 /// Pause between two attempts when no daemon answers and there is time left to wait.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// How often a release is tried before the lease is left to run out.
@@ -308,7 +308,7 @@ impl Attempt {
 }
 
 /// Awaits a call, but no longer than `limit`.
-async fn before<T>(
+pub(super) async fn before<T>(
     limit: impl Future<Output = ()> + Unpin,
     call: impl Future<Output = Result<T, Status>>,
 ) -> Result<T, Status> {

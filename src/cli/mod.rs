@@ -9,6 +9,7 @@ pub mod guard;
 pub mod kv;
 pub mod lock;
 pub mod locks;
+pub mod queue;
 mod say;
 pub mod serve;
 pub mod status;
@@ -19,12 +20,15 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use crate::config::load::Flag;
 use crate::config::validate::NodesFrom;
 use crate::config::{Problems, Settings, Sources};
+use crate::limits;
 
 /// Exit code: all is well.
 pub const EXIT_OK: u8 = 0;
@@ -74,6 +78,8 @@ pub enum Command {
     Locks(locks::Locks),
     /// Read, write, list and watch keys
     Kv(kv::Kv),
+    /// Put items into queues, work on them, and look after both
+    Queue(queue::Queue),
     /// Show how the cluster is: its nodes, whether a quorum serves, and what may still fail
     ///
     /// Asks one daemon, which answers from what it knows, also when no quorum of nodes can be reached. (`check` asks the
@@ -179,6 +185,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Lock(command) => block_on(command.run()),
         Command::Locks(command) => block_on(command.run()),
         Command::Kv(command) => block_on(command.run()),
+        Command::Queue(command) => block_on(command.run()),
         Command::Status(command) => block_on(command.run()),
     }
 }
@@ -211,6 +218,30 @@ fn print_json(value: &impl Serialize) {
 fn print_line(text: &str) {
     use io::Write as _;
     let _ = writeln!(io::stdout().lock(), "{text}");
+}
+
+/// The input, up to a little more than any daemon takes: what is longer is refused by it and not by us.
+fn read_all(input: impl io::Read) -> io::Result<Vec<u8>> {
+    use io::Read as _;
+    let mut bytes = Vec::new();
+    input.take(limits::VALUE_BYTES_CEILING as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Text as it is, but for what could command a terminal; how many bytes of anything else.
+fn text_of(value: &[u8]) -> String {
+    match std::str::from_utf8(value) {
+        Ok(text) => printable(text),
+        Err(_) => format!("<{} bytes that are no text>", value.len()),
+    }
+}
+
+/// Bytes for programs: text under `name`, anything else under `name_base64`.
+fn put_bytes(object: &mut serde_json::Value, name: &str, bytes: &[u8]) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => object[name] = text.into(),
+        Err(_) => object[format!("{name}_base64")] = BASE64.encode(bytes).into(),
+    }
 }
 
 /// An error with its causes, on one line.

@@ -51,6 +51,7 @@ impl InProcess {
             let address = listener.local_addr().unwrap();
             let services = Services {
                 locks: daemon.locks.clone(),
+                queues: daemon.queues.clone(),
                 keys: daemon.keys.clone(),
                 observer: daemon.observer.clone(),
                 runtime: system.clone(),

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "every test crate uses another part of it")]
 
 pub mod daemon;
+pub mod local;
 pub mod redis_server;
 
 use std::time::Duration;

@@ -24,6 +24,8 @@ mod keys;
 mod locks;
 #[path = "schedules/members.rs"]
 mod members;
+#[path = "schedules/queues.rs"]
+mod queues;
 #[path = "schedules/recovery.rs"]
 mod recovery;
 #[path = "schedules/register.rs"]

@@ -6,6 +6,8 @@
 
 #[path = "sim/mutants.rs"]
 mod mutants;
+#[path = "sim/queues.rs"]
+mod queues;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};

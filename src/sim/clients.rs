@@ -118,7 +118,7 @@ impl Client {
         self.say(format_args!("holds {} with token {} until {until:?}", lease.name, lease.token));
         self.all.judge.observe(&Event::Holds(Grant {
             client: self.number,
-            name: lease.name.clone(),
+            name: (&lease.name).into(),
             lease: lease.lease_id,
             token: lease.token,
             until,
@@ -127,12 +127,12 @@ impl Client {
     }
 
     fn lets_go(&self, lease: &Lease) {
-        let Lease { name, token, .. } = lease.clone();
+        let (name, token) = ((&lease.name).into(), lease.token);
         self.all.judge.observe(&Event::LetsGo { client: self.number, name, token });
     }
 
     fn over(&self, lease: &Lease) {
-        self.all.judge.observe(&Event::Over { name: lease.name.clone(), lease: lease.lease_id });
+        self.all.judge.observe(&Event::Over { name: (&lease.name).into(), lease: lease.lease_id });
     }
 
     fn request(&mut self, name: &LockName) -> AcquireRequest {
@@ -242,7 +242,7 @@ impl Client {
         let until = until.min(self.all.world.now() + (ttl - ttl / 200));
         self.all.judge.observe(&Event::Holds(Grant {
             client: self.number,
-            name: lease.name.clone(),
+            name: (&lease.name).into(),
             lease: lease.lease_id,
             token: lease.token,
             until,
@@ -378,7 +378,7 @@ impl Client {
         let holder = view.holder.map(|holder| holder.token);
         self.say(format_args!("sees that {name} has the holder {holder:?}, and {} wait", view.waiters));
         let Some(token) = holder.filter(|_| self.random.chance(30)) else { return Served::Yes };
-        self.all.judge.observe(&Event::Forces { name: name.clone(), token });
+        self.all.judge.observe(&Event::Forces { name: name.into(), token });
         let (locks, deadline) = (daemon.locks.clone(), daemon.now() + Duration::from_secs(3));
         let asked = name.clone();
         let forced = daemon.call(async move { locks.force_release(&asked, token, deadline).await }).await;

@@ -20,8 +20,10 @@ use crate::kv::Keys;
 use crate::kv::keys::KeySettings;
 use crate::lock::Locks;
 use crate::lock::locks::LockSettings;
-use crate::node::keyspace::{KIND_KEY, KIND_LOCK};
+use crate::node::keyspace::{KIND_ITEM, KIND_KEY, KIND_LOCK};
 use crate::node::{Hint, HintSink, Identity, Node};
+use crate::queue::Queues;
+use crate::queue::queues::QueueSettings;
 use crate::quorum::ClusterSize;
 use crate::register::Registers;
 use crate::runtime::Moment;
@@ -45,6 +47,8 @@ pub struct SimDaemon {
     pub locks: Locks,
     /// The one that clients of keys call.
     pub keys: Keys,
+    /// The one that clients of queues call.
+    pub queues: Queues,
     /// Registers by themselves, with nothing of a lock.
     pub cells: Registers<CellKind>,
     /// Its nodes.
@@ -57,7 +61,7 @@ pub struct SimDaemon {
 }
 
 /// Where hints find the facades. Emptied when the daemon ends: the facades hold the nodes, and the nodes the hints.
-type Room = Arc<Mutex<Option<(Locks, Keys)>>>;
+type Room = Arc<Mutex<Option<(Locks, Keys, Queues)>>>;
 
 /// Ends a call when it is dropped, as a client's going away ends a gRPC call.
 pub struct Hangup(AbortHandle);
@@ -223,7 +227,8 @@ impl Daemons {
         let cluster = Arc::new(Cluster::new(self.size, nodes.collect(), proposer, runtime.clone()));
         let locks = Locks::new(cluster.clone(), LockSettings::default());
         let keys = Keys::new(cluster.clone(), KeySettings::default());
-        *room.lock().expect(LOCKED) = Some((locks.clone(), keys.clone()));
+        let queues = Queues::new(cluster.clone(), QueueSettings::default());
+        *room.lock().expect(LOCKED) = Some((locks.clone(), keys.clone(), queues.clone()));
         let cells = Registers::new(cluster.clone(), LockSettings::default().patience);
         let membership = MembershipSettings {
             bootstrap: self.bootstrap,
@@ -235,14 +240,14 @@ impl Daemons {
         let sweeps: Sweeps = vec![Arc::new(locks.clone()), Arc::new(keys.clone())];
         upkeep::start(&cluster, UpkeepSettings { membership, comparing }, sweeps);
         let world = self.world.clone();
-        Arc::new(SimDaemon { actor, clock, locks, keys, cells, cluster, links, world, alive, room })
+        Arc::new(SimDaemon { actor, clock, locks, keys, queues, cells, cluster, links, world, alive, room })
     }
 }
 
 fn hint_sink(room: Room, alive: Arc<AtomicBool>) -> HintSink {
     Arc::new(move |node, hint| {
         let facades = room.lock().expect(LOCKED).clone().filter(|_| alive.load(Ordering::Relaxed));
-        let Some((locks, keys)) = facades else { return };
+        let Some((locks, keys, queues)) = facades else { return };
         let parse = |key: &[u8]| {
             let (kind, name) = std::str::from_utf8(key).ok()?.split_once(':')?;
             Some((kind.parse::<char>().ok()?, name.to_owned()))
@@ -256,6 +261,7 @@ fn hint_sink(room: Room, alive: Arc<AtomicBool>) -> HintSink {
             Hint::Changed(key) => match parse(&key) {
                 Some((KIND_LOCK, name)) => locks.on_changed(&name),
                 Some((KIND_KEY, name)) => keys.on_changed(&name),
+                Some((KIND_ITEM, name)) => queues.on_ready(node, &name),
                 Some(_) | None => {}
             },
             Hint::State => {}

@@ -7,9 +7,12 @@ use std::sync::{Arc, Mutex};
 use super::cells::{self, CellHistory, Judged};
 use super::invariants::progress::Progress;
 use super::invariants::watches::Watches;
-use super::invariants::{self, Event, Invariant};
+use super::invariants::{self, Event, Invariant, Leasable};
+use super::item::QueueNotes;
 use super::keys::{self, KeyHistory};
+use super::queues;
 use super::world::World;
+use crate::queue::QueueOptions;
 
 /// For the history of one cell, or of one key. The typical one takes a thousand.
 pub const CELL_STEPS_MAX: u64 = 2_000_000;
@@ -23,6 +26,7 @@ pub struct Judge {
     invariants: Mutex<Vec<Box<dyn Invariant>>>,
     progress: Mutex<Progress>,
     watches: Mutex<Watches>,
+    queues: Mutex<QueueNotes>,
     grants: AtomicU64,
     /// What clients of cells noted.
     pub cells: Arc<Mutex<CellHistory>>,
@@ -40,6 +44,7 @@ impl Judge {
             invariants: Mutex::new(invariants::all()),
             progress: Mutex::default(),
             watches: Mutex::default(),
+            queues: Mutex::default(),
             grants: AtomicU64::new(0),
             cells: Arc::default(),
             keys: Mutex::default(),
@@ -55,7 +60,7 @@ impl Judge {
 
     /// Something happened to a client.
     pub fn observe(&self, event: &Event) {
-        if matches!(event, Event::Holds(_)) {
+        if matches!(event, Event::Holds(grant) if matches!(grant.name, Leasable::Lock(_))) {
             self.grants.fetch_add(1, Ordering::Relaxed);
         }
         self.watches(|watches| watches.observe(event));
@@ -96,8 +101,14 @@ impl Judge {
         with(&mut self.watches.lock().expect(LOCKED))
     }
 
-    /// Judges what clients of cells and of keys noted.
-    pub fn judge_histories(&self) {
+    /// What clients of queues noted.
+    pub fn queues<T>(&self, with: impl FnOnce(&mut QueueNotes) -> T) -> T {
+        with(&mut self.queues.lock().expect(LOCKED))
+    }
+
+    /// Judges what clients of cells, of keys and of queues with these settings noted.
+    pub fn judge_histories(&self, options: &QueueOptions) {
+        self.judged("items", self.queues(|notes| queues::judge(notes, options)));
         self.judged("cells", cells::judge(&self.cells.lock().expect(LOCKED), CELL_STEPS_MAX));
         self.judged("keys", keys::judge(&self.keys.lock().expect(LOCKED), CELL_STEPS_MAX));
         self.expect(self.watches(|watches| watches.judge()));
@@ -120,6 +131,7 @@ impl Judge {
             grants: self.grants.load(Ordering::Relaxed),
             cells: self.cells.lock().expect(LOCKED).clone(),
             keys: self.keys.lock().expect(LOCKED).clone(),
+            queues: self.queues(|notes| notes.clone()),
         }
     }
 }
@@ -137,4 +149,6 @@ pub struct Report {
     pub cells: CellHistory,
     /// What clients of keys asked and were told.
     pub keys: KeyHistory,
+    /// What clients of queues asked and were told.
+    pub queues: QueueNotes,
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::faults::Fault;
 use super::random::Random;
 use super::world::Stalls;
+use crate::queue::QueueOptions;
 
 /// Sizes, and what may go wrong.
 #[derive(Clone, Debug)]
@@ -27,6 +28,8 @@ pub struct Options {
     pub cells: u64,
     /// Clients of keys, and what they do.
     pub keys: KeyOptions,
+    /// Clients of queues, and what they do.
+    pub queues: QueueWork,
     /// The operator's word that the cluster is new.
     pub bootstrap: bool,
     /// For how long faults rage.
@@ -92,16 +95,67 @@ impl KeyOptions {
     }
 }
 
+/// What a seed decides about queues.
+#[derive(Clone, Debug, Default)]
+pub struct QueueWork {
+    /// Clients that put. In most runs there are none.
+    pub producers: u32,
+    /// Clients that work on items.
+    pub consumers: u32,
+    /// Queues that they fight over.
+    pub queues: u64,
+    /// Items that each producer puts at most while faults rage.
+    pub items_max: u64,
+    /// Puts under an id of the client's making that nobody else uses, in percent.
+    pub named: u64,
+    /// Times that a consumer works with a stream, in percent.
+    pub streams: u64,
+    /// Operators purge now and then.
+    pub purges: bool,
+    /// Settings of the queues.
+    pub options: QueueOptions,
+}
+
+impl QueueWork {
+    fn draw(random: &mut Random) -> Self {
+        if random.chance(75) {
+            return Self::default();
+        }
+        let purges = random.chance(20);
+        let seconds = Duration::from_secs;
+        Self {
+            producers: 1 + random.below(2) as u32,
+            consumers: 1 + random.below(4) as u32,
+            queues: 1 + random.below(2),
+            items_max: 15 + random.below(40),
+            named: 10 + random.below(60),
+            streams: random.below(60),
+            purges,
+            options: QueueOptions {
+                lease_ttl: Duration::from_millis(300 + random.below(3_000)),
+                max_attempts: [0, 0, 2, 3, 10][random.index(5)],
+                backoff_min: Duration::from_millis(100 + random.below(400)),
+                backoff_max: seconds(2),
+                max_items: if random.chance(20) { 3 + random.below(10) } else { 0 },
+                // Longer than any lease where leased items are purged: otherwise an item could be put once more, and
+                // leased, while somebody relies on the lease of the one that was purged.
+                done_retention: seconds(if purges { 15 } else { [0, 3, 3, 15][random.index(4)] }),
+            },
+        }
+    }
+}
+
 impl Options {
     /// What a seed decides.
     pub fn draw(random: &mut Random) -> Self {
-        let mut options = Self::draw_all_but_keys(random);
-        // Of a generator of their own, so that a run without keys is what it was before there were any.
+        let mut options = Self::draw_the_rest(random);
+        // Of a generator of their own, so that a run without keys or queues is what it was before there were any.
         options.keys = KeyOptions::draw(&mut Random::new(!random.clone().bits()));
+        options.queues = QueueWork::draw(&mut Random::new(random.clone().bits().rotate_left(32)));
         options
     }
 
-    fn draw_all_but_keys(random: &mut Random) -> Self {
+    fn draw_the_rest(random: &mut Random) -> Self {
         let some =
             |random: &mut Random, percent, most| if random.chance(percent) { random.below(most) } else { 0 };
         // After a power cut nobody is served for a while; with one in most runs there would be little else.
@@ -115,6 +169,7 @@ impl Options {
             cell_clients: random.below(5) as u32,
             cells: 1 + random.below(2),
             keys: KeyOptions::default(),
+            queues: QueueWork::default(),
             bootstrap: random.chance(80),
             faults_for: Duration::from_secs(10 + random.below(30)),
             fault_every: Duration::from_millis(500 + random.below(4_000)),
@@ -133,7 +188,7 @@ impl Options {
 
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { nodes, daemons, clients, names, cell_clients, cells, keys, .. } = self;
+        let Self { nodes, daemons, clients, names, cell_clients, cells, keys, queues, .. } = self;
         write!(
             f,
             "{nodes} nodes, {daemons} daemons, {clients} clients of {names} locks, {cell_clients} of {cells} cells, bootstrap {}; {:?} of {:?}; \
@@ -148,6 +203,9 @@ impl fmt::Display for Options {
             self.stalls,
             self.skew
         )?;
-        if keys.clients > 0 { write!(f, "; {keys:?}") } else { Ok(()) }
+        if keys.clients > 0 {
+            write!(f, "; {keys:?}")?;
+        }
+        if queues.producers > 0 { write!(f, "; {queues:?}") } else { Ok(()) }
     }
 }

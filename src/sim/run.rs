@@ -9,6 +9,7 @@ use futures::FutureExt;
 
 use super::cells::{CellClient, CellSettings, run_cell_client};
 use super::clients::Clients;
+use super::consumers::Consumer;
 use super::daemon::{Daemons, SimDaemon};
 use super::faults::Rage;
 use super::host::Host;
@@ -17,7 +18,10 @@ use super::invariants::leftovers::{self, Remaining};
 use super::judge::{Judge, Report};
 use super::keys::{self, KeyClient, KeySettings, run_key_client};
 use super::network::Weather;
+use super::operators::Operator;
 use super::options::{KeyOptions, Options};
+use super::producers::Producer;
+use super::queues::{self, QueueClient};
 use super::random::Random;
 use super::watchers::Watcher;
 use super::world::{NOBODY, World};
@@ -25,7 +29,7 @@ use crate::ids::LockName;
 use crate::kv::Write;
 use crate::limits;
 use crate::lock::{AcquireRequest, Acquisition};
-use crate::node::keyspace::{KIND_KEY, KIND_LOCK};
+use crate::node::keyspace::{KIND_ITEM, KIND_KEY, KIND_LOCK, KIND_QUEUE};
 
 /// A founding takes no longer, with the waiting that it may call for.
 const FOUNDING: Duration = Duration::from_secs(30);
@@ -43,6 +47,12 @@ const SWEEPING: Duration = Duration::from_secs(240);
 const CLEARING: Duration = Duration::from_secs(20);
 /// All watches hear of the last removals within so long.
 const WATCHING: Duration = Duration::from_secs(120);
+/// All items are acked within so long.
+const DRAINING: Duration = Duration::from_secs(240);
+/// Longer than any lease, delay and back-off of a run.
+const QUIET: Duration = Duration::from_secs(6);
+/// How often queues are drained and deleted before nothing more may come: puts whose outcome was unknown.
+const DRAINS_MAX: usize = 4;
 /// A last visit to every lock takes no longer.
 const VISITING: Duration = Duration::from_secs(60);
 
@@ -52,6 +62,8 @@ const CELL_CLIENTS: u32 = 100;
 const KEY_CLIENTS: u32 = 200;
 /// Those that watch from here.
 const WATCHERS: u32 = 300;
+/// Those of queues from here.
+const QUEUE_CLIENTS: u32 = 400;
 
 /// Runs a seed.
 pub fn run(seed: u64) -> Report {
@@ -96,6 +108,7 @@ fn run_with(world: &World, options: Options, mut random: Random) -> Report {
         world.spawn(NOBODY, life.boxed());
     }
     let unwatched = start_keys(world, &options.keys, &daemons, &clients);
+    start_queues(world, &clients);
     let (faults_for, skew) = (options.faults_for, options.skew);
     let rage = Rage {
         world: world.clone(),
@@ -122,12 +135,18 @@ fn run_with(world: &World, options: Options, mut random: Random) -> Report {
     }
     unwatched.store(true, Ordering::Relaxed);
     if !judge.is_violated() {
+        drain_queues(world, &clients);
+    }
+    if !judge.is_violated() {
         check_leftovers(world, &hosts, &daemons, clients.options.names, &judge, idle);
     }
     if !judge.is_violated() && clients.options.keys.leaves_nothing() {
         check_keys_forgotten(world, &hosts, &clients);
     }
-    judge.judge_histories();
+    if !judge.is_violated() {
+        check_queues_forgotten(world, &hosts, &clients);
+    }
+    judge.judge_histories(&clients.options.queues.options);
     let report = judge.report();
     world.end();
     daemons.end();
@@ -163,12 +182,87 @@ fn start_keys(
     unwatched
 }
 
-/// Runs to the end of a task, but not longer than a while.
-fn run_task(world: &World, most: Duration, task: impl Future<Output = ()> + Send + 'static) {
+/// Starts the clients of queues, each of which has its settings by then.
+fn start_queues(world: &World, clients: &Arc<Clients>) {
+    let (judge, daemons, work) = (&clients.judge, &clients.daemons, &clients.options.queues);
+    if work.producers == 0 {
+        return;
+    }
+    let first = daemons.living()[0].clone();
+    run_task(world, FOUNDING, queues::configure(first, judge.clone(), work.clone()));
+    let calm = || {
+        let clients = clients.clone();
+        move || clients.calm.load(Ordering::Relaxed)
+    };
+    let mut names = QUEUE_CLIENTS + 1..;
+    let mut client = || QueueClient::new(world, names.next().unwrap_or(u32::MAX), judge, daemons, work);
+    let mut lives = Vec::new();
+    for _ in 0..work.producers {
+        let base = client();
+        lives.push((base.client, Producer::new(base).live(calm()).boxed()));
+    }
+    for _ in 0..work.consumers {
+        let base = client();
+        lives.push((base.client, Consumer::new(base).live(calm()).boxed()));
+    }
+    let base = client();
+    lives.push((base.client, Operator::new(base).live(calm()).boxed()));
+    for (name, life) in lives {
+        judge.progress(|progress| progress.begin(name));
+        let ended = judge.clone();
+        let life = life.map(move |()| ended.progress(|progress| progress.end(name)));
+        world.spawn(NOBODY, life.boxed());
+    }
+}
+
+/// Whatever is in the queues can be reserved and acked.
+fn drain_queues(world: &World, clients: &Arc<Clients>) {
+    let Clients { judge, daemons, options, .. } = &**clients;
+    if options.queues.producers == 0 {
+        return;
+    }
+    let mut drainer = Operator::new(QueueClient::new(world, QUEUE_CLIENTS, judge, daemons, &options.queues));
+    let drained = run_task(world, DRAINING, async move { drainer.drain(Duration::ZERO).await });
+    if !drained {
+        let left = judge.queues(|notes| queues::outstanding(notes, &options.queues.options));
+        judge.violated(format!("queues can't be drained; these are missed: {left:?}"));
+    }
+}
+
+/// When queues are deleted, nothing of them stays on any node.
+fn check_queues_forgotten(world: &World, hosts: &[Arc<Host>], clients: &Arc<Clients>) {
+    let Clients { judge, daemons, options, .. } = &**clients;
+    if options.queues.producers == 0 {
+        return;
+    }
+    let left = || {
+        let of_kind = |kind: char| hosts.iter().flat_map(move |host| host.records(kind));
+        of_kind(KIND_ITEM).chain(of_kind(KIND_QUEUE)).collect::<BTreeSet<_>>()
+    };
+    for _ in 0..DRAINS_MAX {
+        let mut drainer =
+            Operator::new(QueueClient::new(world, QUEUE_CLIENTS, judge, daemons, &options.queues));
+        let deleted = run_task(world, DRAINING, async move {
+            drainer.drain(QUIET).await;
+            drainer.delete().await;
+        });
+        if !deleted {
+            judge.violated("queues can't be deleted at the end".to_owned());
+        }
+        let forgotten = world.run(world.now() + SWEEPING, || left().is_empty());
+        if forgotten || judge.is_violated() {
+            return;
+        }
+    }
+    judge.violated(format!("queues were deleted, and these are still on nodes: {:?}", left()));
+}
+
+/// Runs to the end of a task, but not longer than a while. Whether it came to its end.
+fn run_task(world: &World, most: Duration, task: impl Future<Output = ()> + Send + 'static) -> bool {
     let done = Arc::new(AtomicBool::new(false));
     let over = done.clone();
     world.spawn(NOBODY, task.map(move |()| over.store(true, Ordering::Relaxed)).boxed());
-    world.run(world.now() + most, || done.load(Ordering::Relaxed));
+    world.run(world.now() + most, || done.load(Ordering::Relaxed))
 }
 
 /// Removes each key, and waits for all who watch to hear of it.
@@ -250,10 +344,7 @@ fn check_leftovers(
             let _ = sender.send((daemon.actor.0, daemon.locks.waiters(), listed));
         }
     };
-    let visited = Arc::new(AtomicBool::new(false));
-    let over = visited.clone();
-    world.spawn(NOBODY, visit.map(move |()| over.store(true, Ordering::Relaxed)).boxed());
-    world.run(world.now() + VISITING, || visited.load(Ordering::Relaxed));
+    run_task(world, VISITING, visit);
     // What the visit started comes to an end.
     world.run_until(world.now() + SETTLING);
     let tasks_of = |daemon: u32| {

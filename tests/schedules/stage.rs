@@ -23,6 +23,8 @@ use majorityd::members::{MemberList, View};
 use majorityd::node::embedded::{After, EmbeddedNode};
 use majorityd::node::operation::{Answer, Operation, RegisterKey};
 use majorityd::node::{CallError, Identity, Node, NodeState};
+use majorityd::queue::Queues;
+use majorityd::queue::queues::QueueSettings;
 use majorityd::register::{RegisterError, Registers, Sweep};
 use majorityd::runtime::{Clock, Entropy, Moment, Runtime, Spawn};
 use majorityd::token::Ballot;
@@ -229,6 +231,7 @@ pub struct Daemon {
     pub cluster: Arc<Cluster>,
     pub locks: Locks,
     pub keys: Keys,
+    pub queues: Queues,
     wires: Vec<Arc<Wire>>,
     life: Arc<Life>,
 }
@@ -284,7 +287,8 @@ impl Stage {
         let cluster = Arc::new(Cluster::new(self.table.size, nodes, proposer, runtime));
         let locks = Locks::new(cluster.clone(), LockSettings::default());
         let keys = Keys::new(cluster.clone(), KeySettings::default());
-        Daemon { cluster, locks, keys, wires, life }
+        let queues = Queues::new(cluster.clone(), QueueSettings::default());
+        Daemon { cluster, locks, keys, queues, wires, life }
     }
 
     /// A daemon that looks after the member list, as a real one does.

@@ -2,14 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::{Event, Invariant};
-use crate::ids::LockName;
+use super::{Event, Invariant, Leasable};
 use crate::runtime::Moment;
 
 /// The property.
 #[derive(Default)]
 pub struct StaysOver {
-    over: BTreeSet<(LockName, String)>,
+    over: BTreeSet<(Leasable, String)>,
 }
 
 impl Invariant for StaysOver {
@@ -40,7 +39,7 @@ mod tests {
         let mut property = StaysOver::default();
         property.observe(at(0), &grant(1, 5, 10)).unwrap();
         let lease = crate::ids::LeaseId::from_bytes([5; 16]);
-        property.observe(at(1), &Event::Over { name: name(), lease }).unwrap();
+        property.observe(at(1), &Event::Over { name: (&name()).into(), lease }).unwrap();
         property.observe(at(2), &grant(2, 6, 10)).unwrap();
         assert!(property.observe(at(3), &grant(1, 5, 13)).is_err());
     }

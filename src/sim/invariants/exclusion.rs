@@ -1,18 +1,17 @@
-//! No two leases inside their validity on one name.
+//! No two leases inside their validity on one lock, or on one item.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Event, Grant, Invariant};
-use crate::ids::LockName;
+use super::{Event, Grant, Invariant, Leasable};
 use crate::runtime::Moment;
 use crate::token::Token;
 
 /// The property.
 #[derive(Default)]
 pub struct Exclusion {
-    held: BTreeMap<LockName, Vec<Grant>>,
+    held: BTreeMap<Leasable, Vec<Grant>>,
     /// Operators end leases that their holders rely on; that is what the word "force" says.
-    forced: BTreeSet<(LockName, Token)>,
+    forced: BTreeSet<(Leasable, Token)>,
 }
 
 impl Invariant for Exclusion {
@@ -47,7 +46,12 @@ impl Exclusion {
         let held = self.held.entry(grant.name.clone()).or_default();
         held.retain(|held| held.until > now);
         let is_forced = |token| self.forced.contains(&(grant.name.clone(), token));
-        let other = held.iter().find(|held| held.client != grant.client && !is_forced(held.token));
+        // An owner may have its lock again; nobody has an item twice.
+        let is_other = |held: &&Grant| match grant.name {
+            Leasable::Lock(_) => held.client != grant.client,
+            Leasable::Item(..) => held.token != grant.token,
+        };
+        let other = held.iter().filter(is_other).find(|held| !is_forced(held.token));
         if let Some(other) = other.filter(|_| !is_forced(grant.token)) {
             return Err(format!(
                 "two holders of {}: client {} has token {} until {:?}, and client {} has token {} until {:?}",
@@ -62,7 +66,7 @@ impl Exclusion {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{at, grant, lets_go, name};
+    use super::super::tests::{at, grant, grant_of, item, lets_go, name};
     use super::*;
 
     #[test]
@@ -81,8 +85,19 @@ mod tests {
     fn an_operators_force_ends_a_lease_that_is_relied_on() {
         let mut property = Exclusion::default();
         property.observe(at(0), &grant(1, 5, 10)).unwrap();
-        property.observe(at(1), &Event::Forces { name: name(), token: Token::new(5).unwrap() }).unwrap();
+        property
+            .observe(at(1), &Event::Forces { name: (&name()).into(), token: Token::new(5).unwrap() })
+            .unwrap();
         property.observe(at(2), &grant(2, 6, 20)).unwrap();
         assert!(property.observe(at(3), &grant(3, 7, 20)).is_err(), "only that one");
+    }
+
+    #[test]
+    fn nobody_has_an_item_twice() {
+        let mut property = Exclusion::default();
+        property.observe(at(0), &grant_of(item(), 1, 5, 10)).unwrap();
+        property.observe(at(3), &grant_of(item(), 1, 5, 13)).expect("an extension");
+        assert!(property.observe(at(12), &grant_of(item(), 1, 6, 20)).is_err(), "overlap");
+        property.observe(at(13), &grant_of(item(), 1, 6, 20)).expect("the one before has run out");
     }
 }

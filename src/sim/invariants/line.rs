@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Event, Invariant};
+use super::{Event, Invariant, Leasable};
 use crate::ids::LockName;
 use crate::runtime::Moment;
 
@@ -42,10 +42,11 @@ impl Invariant for LineIsKept {
                 self.waiting.remove(&(name.clone(), *client));
             }
             Event::Holds(grant) => {
-                let Some(served) = self.waiting.remove(&(grant.name.clone(), grant.client)) else {
+                let Leasable::Lock(name) = &grant.name else { return Ok(()) };
+                let Some(served) = self.waiting.remove(&(name.clone(), grant.client)) else {
                     return Ok(());
                 };
-                return self.pass(&grant.name, grant.client, served.since);
+                return self.pass(name, grant.client, served.since);
             }
             _ => {}
         }

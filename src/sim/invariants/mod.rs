@@ -2,6 +2,8 @@
 //!
 //! Clients say what happens to them as [`Event`]s. Each property listens to all of them and says at once what must not be.
 
+pub mod accounting;
+pub mod deliveries;
 pub mod ended;
 pub mod exclusion;
 pub mod leftovers;
@@ -11,13 +13,38 @@ pub mod tokens;
 pub mod versions;
 pub mod watches;
 
+use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::ids::{Key, LeaseId, LockName};
+use crate::ids::{ItemId, Key, LeaseId, LockName, QueueName};
 use crate::runtime::Moment;
 use crate::token::Token;
+
+/// What a lease is of.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Leasable {
+    /// A lock.
+    Lock(LockName),
+    /// An item of a queue.
+    Item(QueueName, ItemId),
+}
+
+impl From<&LockName> for Leasable {
+    fn from(name: &LockName) -> Self {
+        Self::Lock(name.clone())
+    }
+}
+
+impl fmt::Display for Leasable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lock(name) => write!(f, "{name}"),
+            Self::Item(queue, id) => write!(f, "{queue}/{id}"),
+        }
+    }
+}
 
 /// What happens to a client. All moments are the world's.
 #[derive(Clone, Debug)]
@@ -36,28 +63,28 @@ pub enum Event {
         /// Which lock.
         name: LockName,
     },
-    /// It is told that it holds a lock, for the first time or again.
+    /// It is told that it holds a lock or an item, for the first time or again.
     Holds(Grant),
     /// It relies on its lease no longer.
     LetsGo {
         /// Who.
         client: u32,
-        /// Which lock.
-        name: LockName,
+        /// Of what.
+        name: Leasable,
         /// The fencing token.
         token: Token,
     },
     /// It is told that a lease is over: released, or lost.
     Over {
-        /// Which lock.
-        name: LockName,
+        /// Of what.
+        name: Leasable,
         /// The lease.
         lease: LeaseId,
     },
     /// An operator is about to end whatever lease has this token.
     Forces {
-        /// Which lock.
-        name: LockName,
+        /// Of what.
+        name: Leasable,
         /// The fencing token.
         token: Token,
     },
@@ -84,8 +111,8 @@ pub enum Event {
 pub struct Grant {
     /// Who.
     pub client: u32,
-    /// Which lock.
-    pub name: LockName,
+    /// Of what.
+    pub name: Leasable,
     /// The lease.
     pub lease: LeaseId,
     /// The fencing token.
@@ -129,15 +156,25 @@ pub(super) mod tests {
         LockName::parse("x").unwrap()
     }
 
+    /// The one item of a test.
+    pub(crate) fn item() -> Leasable {
+        Leasable::Item(QueueName::parse("q").unwrap(), ItemId::parse("i").unwrap())
+    }
+
     /// What a client is told.
     pub(crate) fn grant(client: u32, token: u64, until: u64) -> Event {
+        grant_of(Leasable::Lock(name()), client, token, until)
+    }
+
+    /// The same of something else.
+    pub(crate) fn grant_of(name: Leasable, client: u32, token: u64, until: u64) -> Event {
         let lease = LeaseId::from_bytes([token as u8; 16]);
         let token = Token::new(token).unwrap();
-        Event::Holds(Grant { client, name: name(), lease, token, until: at(until) })
+        Event::Holds(Grant { client, name, lease, token, until: at(until) })
     }
 
     /// What a client lets go.
     pub(crate) fn lets_go(client: u32, token: u64) -> Event {
-        Event::LetsGo { client, name: name(), token: Token::new(token).unwrap() }
+        Event::LetsGo { client, name: Leasable::Lock(name()), token: Token::new(token).unwrap() }
     }
 }

@@ -1,17 +1,16 @@
-//! Fencing tokens strictly increase per name, in the order of grants.
+//! Fencing tokens strictly increase per lock, and per item, in the order of grants.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Event, Grant, Invariant};
-use crate::ids::LockName;
+use super::{Event, Grant, Invariant, Leasable};
 use crate::runtime::Moment;
 use crate::token::Token;
 
 /// The property.
 #[derive(Default)]
 pub struct TokensGrow {
-    highest: BTreeMap<LockName, (Token, u32)>,
-    forced: BTreeSet<(LockName, Token)>,
+    highest: BTreeMap<Leasable, Grant>,
+    forced: BTreeSet<(Leasable, Token)>,
 }
 
 impl Invariant for TokensGrow {
@@ -30,26 +29,37 @@ impl Invariant for TokensGrow {
 
 impl TokensGrow {
     fn holds(&mut self, grant: &Grant) -> Result<(), String> {
-        let highest = self.highest.get(&grant.name).copied();
-        if let Some((token, client)) = highest {
-            let again = token == grant.token && client == grant.client;
-            if token >= grant.token && !again && !self.forced.contains(&(grant.name.clone(), grant.token)) {
+        let highest = self.highest.get(&grant.name);
+        if let Some(before) = highest {
+            let forced = self.forced.contains(&(grant.name.clone(), grant.token));
+            if before.token >= grant.token && !is_again(before, grant) && !forced {
                 return Err(format!(
-                    "the token of {} did not grow: client {} has {} after client {client} had {token}",
-                    grant.name, grant.client, grant.token
+                    "the token of {} did not grow: client {} has {} after client {} had {}",
+                    grant.name, grant.client, grant.token, before.client, before.token
                 ));
             }
         }
-        let highest = highest.filter(|(token, _)| *token > grant.token);
-        self.highest.insert(grant.name.clone(), highest.unwrap_or((grant.token, grant.client)));
+        if highest.is_none_or(|before| before.token <= grant.token) {
+            self.highest.insert(grant.name.clone(), grant.clone());
+        }
         Ok(())
     }
 }
 
+/// A lease that goes on. That of a lock does so under another id for an owner that asks again.
+fn is_again(before: &Grant, grant: &Grant) -> bool {
+    let same_lease = match grant.name {
+        Leasable::Lock(_) => true,
+        Leasable::Item(..) => before.lease == grant.lease,
+    };
+    before.token == grant.token && before.client == grant.client && same_lease
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{at, grant};
+    use super::super::tests::{at, grant, grant_of, item};
     use super::*;
+    use crate::ids::LeaseId;
 
     #[test]
     fn a_token_that_comes_again_or_falls_is_found() {
@@ -60,5 +70,16 @@ mod tests {
         assert!(property.observe(at(40), &grant(3, 6, 50)).is_err(), "the same token");
         assert!(property.observe(at(40), &grant(1, 5, 50)).is_err(), "an older one");
         property.observe(at(40), &grant(1, 5, 40)).expect("told too late, relied on by nobody");
+    }
+
+    #[test]
+    fn an_item_that_is_leased_anew_has_a_new_token() {
+        let mut property = TokensGrow::default();
+        property.observe(at(0), &grant_of(item(), 1, 5, 10)).unwrap();
+        property.observe(at(5), &grant_of(item(), 1, 5, 15)).expect("an extension keeps its token");
+        let Event::Holds(grant) = grant_of(item(), 1, 5, 30) else { unreachable!() };
+        let anew = Event::Holds(Grant { lease: LeaseId::from_bytes([9; 16]), ..grant });
+        assert!(property.observe(at(20), &anew).is_err(), "another lease of the same client");
+        property.observe(at(20), &grant_of(item(), 1, 6, 30)).unwrap();
     }
 }

@@ -23,6 +23,10 @@ mod keys;
 mod keys_history;
 #[path = "redis/nodes_fail.rs"]
 mod nodes_fail;
+#[path = "redis/queues.rs"]
+mod queues;
+#[path = "redis/queues_history.rs"]
+mod queues_history;
 #[path = "redis/secrets.rs"]
 mod secrets;
 #[path = "redis/unfit.rs"]

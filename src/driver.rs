@@ -16,6 +16,7 @@ use futures::{FutureExt, StreamExt};
 use crate::idle::Idle;
 use crate::ids::{MemoryId, NodeIndex, ProposerId};
 use crate::members::{Board, EventKind, View, Views};
+use crate::meter::Meter;
 use crate::mutant::{self, Mutant};
 use crate::node::batch::{Batcher, Delivery, Reply, memory_of};
 use crate::node::operation::{Answer, Operation};
@@ -94,6 +95,8 @@ pub struct Cluster {
     pub board: Board,
     /// Registers that seem to say nothing.
     pub idle: Idle,
+    /// What is counted of all that goes on here.
+    pub meter: Meter,
     /// The runtime under it.
     pub runtime: Runtime,
     /// This daemon's tokens.
@@ -116,6 +119,7 @@ impl Cluster {
             views: Views::default(),
             board: Board::default(),
             idle: Idle::default(),
+            meter: Meter::default(),
             runtime,
             tokens: TokenClock::default(),
             proposer,
@@ -241,6 +245,9 @@ impl Cluster {
 
     /// Takes note of the tokens in an answer.
     fn observe(&self, answer: &Answer) {
+        if matches!(answer, Answer::Conflict { .. }) {
+            self.meter.conflicts.one();
+        }
         if mutant::is_on(Mutant::TokensUnobserved) {
             return;
         }

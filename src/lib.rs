@@ -29,6 +29,7 @@ pub mod kv;
 pub mod limits;
 pub mod lock;
 pub mod members;
+pub mod meter;
 pub mod mutant;
 pub mod node;
 pub mod proto;

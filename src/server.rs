@@ -352,6 +352,7 @@ pub async fn run(
         observer: daemon.observer,
         runtime,
         can_serve: daemon.can_serve,
+        calls: Arc::new(grpc::calls()),
         settings: grpc_settings(&settings),
     };
     let locks = services.locks.clone();

@@ -17,19 +17,25 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("token.rs", &["ids", "limits"]),
     ("runtime/", &[]),
     ("idle.rs", &["limits", "node::operation", "runtime"]),
+    // Counts what all of them do, and knows no more of them than the letters of the kinds.
+    ("meter/", &["node::keyspace"]),
     // Asked by each mechanism whether a test has taken it out.
     ("mutant.rs", &[]),
     ("quorum/", &["ids", "limits", "mutant"]),
     ("members/", &["ids", "limits", "mutant", "token", "quorum", "node::operation"]),
     // From the wire up.
-    ("node/", &["ids", "limits", "mutant", "token", "quorum", "members", "runtime"]),
+    ("node/", &["ids", "limits", "meter", "mutant", "token", "quorum", "members", "runtime"]),
     ("node/redis", &["ids", "limits", "token", "config", "runtime", "telemetry"]),
-    ("driver.rs", &["idle", "ids", "limits", "mutant", "token", "quorum", "members", "node", "runtime"]),
+    (
+        "driver.rs",
+        &["idle", "ids", "limits", "meter", "mutant", "token", "quorum", "members", "node", "runtime"],
+    ),
     (
         "register/",
         &[
             "ids",
             "limits",
+            "meter",
             "mutant",
             "token",
             "quorum",
@@ -45,6 +51,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         &[
             "ids",
             "limits",
+            "meter",
             "mutant",
             "token",
             "node::operation",
@@ -59,6 +66,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         &[
             "ids",
             "limits",
+            "meter",
             "mutant",
             "token",
             "node::operation",
@@ -85,8 +93,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "upkeep/",
         &[
-            "idle", "ids", "limits", "mutant", "token", "quorum", "members", "node", "driver", "register",
-            "runtime",
+            "idle", "ids", "limits", "meter", "mutant", "token", "quorum", "members", "node", "driver",
+            "register", "runtime",
         ],
     ),
     // What it shows of an address it has the configuration redact.
@@ -123,6 +131,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "queue",
             "kv",
             "cluster",
+            "meter::calls",
             "proto",
             "runtime",
             "telemetry",
@@ -180,6 +189,7 @@ const PURE: &[&str] = &[
     "kv/change.rs",
     "kv/value.rs",
     "cluster/status.rs",
+    "meter/",
     "node/keyspace.rs",
     "node/operation.rs",
 ];

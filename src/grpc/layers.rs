@@ -1,4 +1,5 @@
-//! What happens to every call before and after its handler: its deadline, the limits on calls in flight, its span.
+//! What happens to every call before and after its handler: its deadline, the limits on calls in flight, its span, and
+//! that it is counted.
 //!
 //! ```text
 //! tonic: grpc-timeout -> CallLayer: count, CallTime, span -> routes -> handler
@@ -28,6 +29,7 @@ use tonic::transport::server::Connected;
 use tracing::Instrument;
 
 use super::status;
+use crate::meter::calls::{Calls, MethodMeter};
 use crate::runtime::{Clock, Moment};
 
 /// The most that an answer gets to travel to the client before the client's deadline.
@@ -214,12 +216,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
 pub struct CallLayer {
     clock: Arc<dyn Clock>,
     calls: Gauge,
+    counted: Arc<Calls>,
 }
 
 impl CallLayer {
-    /// `calls` counts those of the whole daemon.
-    pub fn new(clock: Arc<dyn Clock>, calls: Gauge) -> Self {
-        Self { clock, calls }
+    /// `calls` bounds those of the whole daemon, and `counted` is told of each.
+    pub fn new(clock: Arc<dyn Clock>, calls: Gauge, counted: Arc<Calls>) -> Self {
+        Self { clock, calls, counted }
     }
 
     /// Counts the call, or refuses it.
@@ -266,7 +269,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let mut call = Call::start(&request, self.layer.clock.clone());
+        let mut call = Call::start(&request, &self.layer);
         match self.layer.admit(&request) {
             Ok(counted) => call.counted = counted,
             Err(refusal) => {
@@ -299,18 +302,21 @@ struct Call {
     /// `None` for as long as there is none; a client that goes away gets none.
     code: Option<Code>,
     counted: Vec<Counted>,
+    method: Arc<MethodMeter>,
 }
 
 impl Call {
     /// Only the method and the peer are in the span: requests may hold secrets.
-    fn start(request: &Request<Body>, clock: Arc<dyn Clock>) -> Self {
+    fn start(request: &Request<Body>, layer: &CallLayer) -> Self {
         let peer = request.extensions().get::<ConnectionInfo>().and_then(|info| info.peer);
         let span = tracing::debug_span!(
             "call",
             method = request.uri().path(),
             peer = peer.map(tracing::field::display),
         );
-        Self { started: clock.now(), clock, span, code: None, counted: vec![] }
+        let (clock, method) = (layer.clock.clone(), layer.counted.at(request.uri().path()).clone());
+        method.began();
+        Self { started: clock.now(), clock, span, code: None, counted: vec![], method }
     }
 
     fn note_code(&mut self, headers: &HeaderMap) {
@@ -322,7 +328,9 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        let duration_ms = self.clock.now().since(self.started).as_secs_f64() * 1000.0;
+        let took = self.clock.now().since(self.started);
+        self.method.ended(self.code.map(|code| code as usize), took);
+        let duration_ms = took.as_secs_f64() * 1000.0;
         match self.code {
             Some(code @ (Code::Internal | Code::DataLoss)) => {
                 tracing::warn!(parent: &self.span, ?code, duration_ms, "a call failed for a reason that an operator has to see");
@@ -439,7 +447,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_told_as_an_unknown_outcome() {
-        let layer = CallLayer::new(crate::runtime::system::runtime().clock, Gauge::new("calls_max", 1));
+        let counted = Arc::new(Calls::of([]));
+        let clock = crate::runtime::system::runtime().clock;
+        let layer = CallLayer::new(clock, Gauge::new("calls_max", 1), counted.clone());
         let broken = tower::service_fn(|_: Request<Body>| async {
             if true {
                 panic!("a broken invariant");
@@ -453,6 +463,7 @@ mod tests {
             let status = tonic::Status::from_header_map(response.headers()).unwrap();
             assert_eq!(status.code(), Code::Internal);
         }
+        assert_eq!(counted.at("/").codes().last(), Some(("INTERNAL", 2)));
     }
 
     #[test]

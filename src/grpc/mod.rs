@@ -26,6 +26,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt, TryFutureExt};
+use prost::Message;
+use prost_types::FileDescriptorSet;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
@@ -41,6 +43,7 @@ use tonic_health::server::HealthReporter;
 use crate::cluster::Observer;
 use crate::kv::Keys;
 use crate::lock::Locks;
+use crate::meter::calls::Calls;
 use crate::proto::FILE_DESCRIPTOR_SET;
 use crate::proto::v1::cluster_service_server::ClusterServiceServer;
 use crate::proto::v1::kv_service_server::KvServiceServer;
@@ -121,6 +124,8 @@ pub struct Services {
     pub runtime: Runtime,
     /// Whether a quorum can serve; health says SERVING exactly while it is true.
     pub can_serve: watch::Receiver<bool>,
+    /// Where calls are counted; see [`calls`].
+    pub calls: Arc<Calls>,
     /// How to serve.
     pub settings: Settings,
 }
@@ -187,6 +192,33 @@ pub fn routes(
         .add_service(reflection().build_v1alpha()?))
 }
 
+/// Counts the calls of all methods that are served.
+pub fn calls() -> Calls {
+    let sets = [
+        FILE_DESCRIPTOR_SET,
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+    ];
+    Calls::of(sets.into_iter().flat_map(methods_in))
+}
+
+/// Service, name, and whether it streams, of each method in a set of descriptors.
+fn methods_in(set: &[u8]) -> Vec<(String, String, bool)> {
+    let set = FileDescriptorSet::decode(set).expect("descriptors in this binary are well formed");
+    let mut methods = Vec::new();
+    for file in &set.file {
+        for service in &file.service {
+            let full = format!("{}.{}", file.package(), service.name());
+            for method in &service.method {
+                let streams = method.client_streaming() || method.server_streaming();
+                methods.push((full.clone(), method.name().to_owned(), streams));
+            }
+        }
+    }
+    methods
+}
+
 fn reflection() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -219,7 +251,7 @@ pub async fn serve(
     let clock = services.runtime.clock.clone();
     let calls = Gauge::new("calls_max", settings.calls_max);
     let calls_max = settings.calls_per_connection_max;
-    let layer = CallLayer::new(clock.clone(), calls);
+    let layer = CallLayer::new(clock.clone(), calls, services.calls.clone());
 
     let tcp = TcpIncoming::from(tcp).with_nodelay(Some(true)).map(move |accepted| {
         accepted.map(|stream| {

@@ -188,6 +188,11 @@ impl Keys {
         Ok(tidied.first_sent.is_some())
     }
 
+    /// Bytes of values that are being written, and how many may be at a time.
+    pub fn writes_bytes(&self) -> (usize, usize) {
+        self.inner.room.filled()
+    }
+
     /// Stops taking calls; watches end with [`KvError::ShuttingDown`].
     pub fn shut_down(&self) {
         self.inner.closing.store(true, Ordering::Release);

@@ -93,6 +93,8 @@ impl Holding {
     }
 
     async fn hold(&mut self, mut lease: Lease) {
+        let inner = self.inner.clone();
+        let _held = inner.meter().holds.enter();
         let limit = self.request.hold_limit.map_or(Moment::FAR, |limit| self.inner.now() + limit);
         if !self.say(Ok(HoldEvent::Acquired(lease.clone()))) {
             // Nobody read even the positions; the lease must not stand for one who does not listen.
@@ -107,6 +109,7 @@ impl Holding {
                 Interruption::None => {}
             }
             if self.inner.now() >= lease.valid_until {
+                inner.meter().leases.expired.one();
                 self.say_last(Ok(HoldEvent::Lost(LostReason::Expired)));
                 return;
             }
@@ -146,6 +149,7 @@ impl Holding {
             Err(error) => {
                 let remaining = lease.valid_until.since(self.inner.now());
                 tracing::warn!(lock = %lease.name, ?remaining, %error, "a held lock can't be extended at the moment");
+                self.inner.meter().jeopardies.one();
                 self.say(Ok(HoldEvent::Jeopardy { remaining }));
                 None
             }

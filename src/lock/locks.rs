@@ -20,6 +20,7 @@ use super::{
 use crate::driver::Cluster;
 use crate::ids::{LeaseId, LockName, NodeIndex, Owner};
 use crate::limits;
+use crate::meter::LockMeter;
 use crate::mutant::{self, Mutant};
 use crate::node::keyspace::KIND_LOCK;
 use crate::register::proposer::Claim;
@@ -236,6 +237,11 @@ impl Locks {
         self.inner.watching.changed(name);
     }
 
+    /// How many leases are good that this daemon gave out or extended, as far as it remembers and was told.
+    pub fn live_leases(&self) -> usize {
+        self.inner.leases.live()
+    }
+
     /// How many callers of this daemon wait in line, over all names.
     pub fn waiters(&self) -> usize {
         self.inner.waiting.total()
@@ -283,12 +289,30 @@ impl Inner {
         self.runtime().clock.now()
     }
 
+    pub fn meter(&self) -> &LockMeter {
+        &self.registers.cluster().meter.locks
+    }
+
     pub fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Acquire)
     }
 
     /// See [`Locks::acquire`]; `positions` hears how many stand before, when that changes.
     pub async fn acquire(
+        self: &Arc<Self>,
+        request: AcquireRequest,
+        deadline: Moment,
+        positions: &mut (dyn FnMut(u32) + Send),
+    ) -> Result<Acquisition, LockError> {
+        let acquired = self.try_or_wait(request, deadline, positions).await?;
+        match &acquired {
+            Acquisition::Acquired(_) => self.meter().leases.granted.one(),
+            Acquisition::Contended(_) => self.meter().contended.one(),
+        }
+        Ok(acquired)
+    }
+
+    async fn try_or_wait(
         self: &Arc<Self>,
         request: AcquireRequest,
         deadline: Moment,
@@ -386,8 +410,15 @@ impl Inner {
             LockAnswer::Held { .. } if self.leases.check_extends(until).is_err() => {
                 Err(RegisterError::OutcomeUnknown.into())
             }
-            LockAnswer::Held { .. } => Ok(Ok(self.lease_of(name, &committed))),
-            lost => Ok(Err(lost.clone())),
+            LockAnswer::Held { .. } => {
+                self.meter().leases.extended.one();
+                Ok(Ok(self.lease_of(name, &committed)))
+            }
+            lost => {
+                self.meter().leases.taken.one();
+                self.leases.ended(lease_id);
+                Ok(Err(lost.clone()))
+            }
         }
     }
 
@@ -399,10 +430,28 @@ impl Inner {
         deadline: Moment,
     ) -> ChangeResult<LockAnswer> {
         let ended = match self.enqueue_with_first(name, &change, deadline) {
-            Some(enqueued) => enqueued?,
-            None => return self.registers.change(name.as_str(), change, deadline).await,
+            Some(enqueued) => self.registers.wait(enqueued?, deadline).await?,
+            None => self.registers.change(name.as_str(), change.clone(), deadline).await?,
         };
-        self.registers.wait(ended, deadline).await
+        if ended.answer == LockAnswer::Ended {
+            self.count_end(&change);
+        }
+        Ok(ended)
+    }
+
+    fn count_end(&self, change: &LockChange) {
+        match change {
+            LockChange::Release { lease_id, .. } => {
+                self.meter().leases.ended.one();
+                self.leases.ended(*lease_id);
+            }
+            LockChange::Abandon { lease_id, .. } => self.leases.ended(*lease_id),
+            LockChange::Force { .. } => self.meter().forced.one(),
+            LockChange::Acquire(_)
+            | LockChange::Extend { .. }
+            | LockChange::Tidy { .. }
+            | LockChange::Leave { .. } => {}
+        }
     }
 
     /// Undoes an acquire that nobody will use, in the background.

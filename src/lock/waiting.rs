@@ -187,7 +187,26 @@ impl Inner {
         positions: &mut (dyn FnMut(u32) + Send),
     ) -> Result<Acquisition, LockError> {
         let started = self.now();
-        let mut seat = self.sit_down(name, acquire)?;
+        let seat = self.sit_down(name, acquire)?;
+        let result = self.wait_on(seat, started, until, deadline, positions).await;
+        let waits = &self.meter().waits;
+        let waited = match &result {
+            Ok(Acquisition::Acquired(_)) => &waits.served,
+            Ok(Acquisition::Contended(_)) => &waits.in_vain,
+            Err(_) => &waits.failed,
+        };
+        waited.took(self.now().since(started));
+        result
+    }
+
+    async fn wait_on(
+        self: &Arc<Self>,
+        mut seat: Seat,
+        started: Moment,
+        until: Moment,
+        deadline: Moment,
+        positions: &mut (dyn FnMut(u32) + Send),
+    ) -> Result<Acquisition, LockError> {
         let mut late = false;
         let mut timer = self.runtime().clock.sleep_until(until);
         let mut closed = self.closed.listen();

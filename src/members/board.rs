@@ -31,6 +31,19 @@ pub enum EventKind {
     PossibleLoss,
 }
 
+impl EventKind {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Founded,
+        Self::MemoryLost,
+        Self::Joined,
+        Self::PutOut,
+        Self::ClockJumped,
+        Self::Recovered,
+        Self::PossibleLoss,
+    ];
+}
+
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
@@ -77,6 +90,8 @@ pub struct Board {
 struct Inner {
     events: VecDeque<Event>,
     happened: u64,
+    /// How many of each kind, also of those that have made room.
+    kinds: BTreeMap<EventKind, u64>,
     nodes: BTreeMap<NodeIndex, NodeNotes>,
 }
 
@@ -85,6 +100,7 @@ impl Board {
     pub fn happened(&self, unix_ms: u64, kind: EventKind, node: Option<NodeIndex>, text: String) {
         let mut inner = self.inner.lock().expect(LOCKED);
         inner.happened += 1;
+        *inner.kinds.entry(kind).or_default() += 1;
         let number = inner.happened;
         inner.events.push_back(Event { number, unix_ms, kind, node, text });
         if inner.events.len() > EVENTS_MAX {
@@ -117,6 +133,11 @@ impl Board {
         self.inner.lock().expect(LOCKED).events.iter().cloned().collect()
     }
 
+    /// How often something of this kind has happened, as this daemon has seen it.
+    pub fn count(&self, kind: EventKind) -> u64 {
+        self.inner.lock().expect(LOCKED).kinds.get(&kind).copied().unwrap_or(0)
+    }
+
     /// Completes with the next change after this call.
     pub fn changed(&self) -> EventListener {
         self.changed.listen()
@@ -135,6 +156,8 @@ mod tests {
         }
         let events = board.events();
         assert_eq!((events.len(), events[0].number), (EVENTS_MAX, 6));
+        assert_eq!(board.count(EventKind::Joined), EVENTS_MAX as u64 + 5, "all are counted");
+        assert_eq!(board.count(EventKind::PutOut), 0);
     }
 
     #[test]

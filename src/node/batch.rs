@@ -19,6 +19,7 @@ use super::wire::{BatchReply, Encoded, decode, encode};
 use super::{CallError, Node, NodeState};
 use crate::ids::{MemoryId, NodeIndex};
 use crate::limits;
+use crate::meter::NodeMeter;
 use crate::runtime::Runtime;
 use crate::token::Ballot;
 
@@ -134,6 +135,16 @@ impl Batcher {
         self.shared.last.lock().expect(LOCKED).clone()
     }
 
+    /// What is counted of this queue.
+    pub fn meter(&self) -> &NodeMeter {
+        &self.shared.meter
+    }
+
+    /// How many operations wait to be sent.
+    pub fn queued(&self) -> usize {
+        self.shared.queued.load(Ordering::Relaxed)
+    }
+
     /// Takes what the node has missed since the last call.
     pub fn take_misses(&self) -> (Vec<RegisterKey>, bool) {
         let misses = std::mem::take(&mut *self.shared.misses.lock().expect(LOCKED));
@@ -147,6 +158,7 @@ impl Batcher {
         if queued >= limits::OPERATIONS_QUEUED_MAX {
             self.shared.queued.fetch_sub(1, Ordering::Relaxed);
             self.shared.missed(&item.operation);
+            self.shared.meter.unsent.one();
             let delivery = Delivery::Unsent("too many operations wait for this node".into());
             return answer(item, self.node.index(), delivery);
         }
@@ -163,6 +175,7 @@ struct Shared {
     queued: AtomicUsize,
     last: Mutex<Option<LastReply>>,
     misses: Mutex<Misses>,
+    meter: NodeMeter,
 }
 
 impl Shared {
@@ -223,7 +236,8 @@ impl Sender {
     /// Carries one batch to the node and hands its answers out.
     async fn carry(&self, batch: Vec<Queued>) {
         self.shared.queued.fetch_sub(batch.len(), Ordering::Relaxed);
-        let index = self.node.index();
+        let (index, meter) = (self.node.index(), &self.shared.meter);
+        meter.operations.had(batch.len());
         let payload = encode(batch[0].list, batch.iter().map(|item| &item.operation));
         let sent = self.runtime.clock.now();
         let reply = self.node.call(payload).await;
@@ -231,14 +245,22 @@ impl Sender {
             Ok(Ok(BatchReply::Done { memory, list, now_us, answers, writes }))
                 if answers.len() == batch.len() =>
             {
-                self.note(memory, now_us, writes, self.runtime.clock.now().since(sent));
+                let round_trip = self.runtime.clock.now().since(sent);
+                meter.batches.took(round_trip);
+                self.note(memory, now_us, writes, round_trip);
                 if answers.iter().flatten().any(is_unfit) {
                     self.node.reset("it refuses to write: it is inspected again");
                 }
                 for (item, answered) in batch.into_iter().zip(answers) {
                     let delivery = match answered {
-                        Some(answer) => Delivery::Answered { memory, answer },
-                        None => Delivery::Gated { list },
+                        Some(answer) => {
+                            meter.answered.one();
+                            Delivery::Answered { memory, answer }
+                        }
+                        None => {
+                            meter.gated.one();
+                            Delivery::Gated { list }
+                        }
                     };
                     answer(item, index, delivery);
                 }
@@ -259,6 +281,8 @@ impl Sender {
             Err(CallError::Unsent(reason)) => Delivery::Unsent(reason),
             Err(CallError::Lost(reason)) => Delivery::Lost(reason),
         };
+        let count = if matches!(failed, Delivery::Lost(_)) { &meter.lost } else { &meter.unsent };
+        count.add(batch.len() as u64);
         for item in batch {
             self.shared.missed(&item.operation);
             answer(item, index, failed.clone());

@@ -257,6 +257,7 @@ impl Consuming {
             .collect();
         for id in over {
             let Some(flight) = self.in_flight.remove(&id) else { continue };
+            self.inner.meter().leases.expired.one();
             let lease = Leased { id, lease_id: flight.lease_id };
             // A client that does not read finds out by its ack.
             if self.is_read() {

@@ -119,7 +119,32 @@ impl Inner {
     ) -> Result<Vec<Reserved>, QueueError> {
         let started = self.now();
         let hasty = until <= started;
-        let mut seat = self.sit_down(queue, wanted, lease_ttl, hasty)?;
+        let seat = self.sit_down(queue, wanted, lease_ttl, hasty)?;
+        let meter = self.meter();
+        let waiting = meter.waiters.enter();
+        let result = self.wait_on(seat, started, hasty, until, deadline).await;
+        drop(waiting);
+        let waited = match &result {
+            Ok(items) if items.is_empty() => &meter.waits.in_vain,
+            Ok(items) => {
+                meter.leases.granted.add(items.len() as u64);
+                &meter.waits.served
+            }
+            Err(_) => &meter.waits.failed,
+        };
+        waited.took(self.now().since(started));
+        result
+    }
+
+    async fn wait_on(
+        self: &Arc<Self>,
+        mut seat: Seat<'_>,
+        started: Moment,
+        hasty: bool,
+        until: Moment,
+        deadline: Moment,
+    ) -> Result<Vec<Reserved>, QueueError> {
+        let queue = seat.queue;
         let mut limit = if hasty { deadline } else { until.min(deadline) };
         loop {
             let closed = self.closed.listen();
@@ -237,7 +262,11 @@ impl Inner {
             while inner.now() < deadline {
                 let change = ItemChange::Return { lease_id };
                 match inner.items.change(&name, change, deadline).await {
-                    Ok(_) => return,
+                    Ok(_) => {
+                        inner.meter().returned.one();
+                        inner.leases.ended(lease_id);
+                        return;
+                    }
                     Err(error) => tracing::debug!(%error, "an item could not be given back yet"),
                 }
                 let pause = inner.runtime().entropy.jitter(FAILED_PAUSE * 2);

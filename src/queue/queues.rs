@@ -17,8 +17,9 @@ use super::{
     QueueOptions, QueueOptionsPatch, ReserveRequest, Reserved, Settled, consume,
 };
 use crate::driver::Cluster;
-use crate::ids::{ItemId, NodeIndex, QueueName};
+use crate::ids::{ItemId, LeaseId, NodeIndex, QueueName};
 use crate::limits;
+use crate::meter::{Count, QueueMeter};
 use crate::register::registers::{ChangeResult, Extras, Ticket};
 use crate::register::room::{Full, Held};
 use crate::register::{Committed, Leases, RegisterError, Registers, Room};
@@ -228,6 +229,16 @@ impl Queues {
         }
     }
 
+    /// How many leases of items are good that this daemon gave out or extended, as far as it remembers and was told.
+    pub fn live_leases(&self) -> usize {
+        self.inner.leases.live()
+    }
+
+    /// Bytes of payloads that are being written, and how many may be at a time.
+    pub fn writes_bytes(&self) -> (usize, usize) {
+        self.inner.room.filled()
+    }
+
     /// Stops taking calls; waiting calls and streams end with [`QueueError::ShuttingDown`]. No lease is given back.
     pub fn shut_down(&self) {
         self.inner.closing.store(true, Ordering::Release);
@@ -256,6 +267,10 @@ impl Inner {
 
     pub fn now(&self) -> Moment {
         self.runtime().clock.now()
+    }
+
+    pub fn meter(&self) -> &QueueMeter {
+        &self.items.cluster().meter.queues
     }
 
     pub fn is_closing(&self) -> bool {
@@ -304,8 +319,14 @@ impl Inner {
         let mut in_doubt = false;
         loop {
             match result {
-                Ok(Committed { answer: ItemAnswer::Put, .. }) => return Ok(Put { id, duplicate: false }),
-                Ok(Committed { answer: ItemAnswer::Known, .. }) => return Ok(Put { id, duplicate: true }),
+                Ok(Committed { answer: ItemAnswer::Put, .. }) => {
+                    self.meter().put.one();
+                    return Ok(Put { id, duplicate: false });
+                }
+                Ok(Committed { answer: ItemAnswer::Known, .. }) => {
+                    self.meter().duplicates.one();
+                    return Ok(Put { id, duplicate: true });
+                }
                 Ok(_) => unreachable!("a put is put or known"),
                 Err(RegisterError::OutcomeUnknown) if self.now() < deadline => in_doubt = true,
                 // That nothing happened is then true of this repeat only.
@@ -372,9 +393,14 @@ impl Inner {
                 let from = committed.first_sent.expect("what is extended was sent");
                 let valid_until = Leases::valid_until(from, ttl);
                 self.leases.note(lease.lease_id, valid_until);
+                self.meter().leases.extended.one();
                 Ok(Extended::Until { ttl, valid_until })
             }
-            ItemAnswer::Settled(lost) => Ok(Extended::Lost(lost)),
+            ItemAnswer::Settled(lost) => {
+                self.meter().leases.taken.one();
+                self.leases.ended(lease.lease_id);
+                Ok(Extended::Lost(lost))
+            }
             other => unreachable!("an extension does not answer {other:?}"),
         }
     }
@@ -388,7 +414,9 @@ impl Inner {
         self.check_open()?;
         let retention = self.options.or_default(queue, deadline).await?.done_retention;
         let change = ItemChange::Ack { lease_id: lease.lease_id, retention };
-        settled(self.change(queue, &lease.id, change, deadline).await?.answer)
+        let settled = settled(self.change(queue, &lease.id, change, deadline).await?.answer)?;
+        self.count_end(lease.lease_id, settled, &self.meter().acked);
+        Ok(settled)
     }
 
     pub async fn nack(&self, queue: &QueueName, nack: Nack, deadline: Moment) -> Result<Settled, QueueError> {
@@ -397,7 +425,23 @@ impl Inner {
         let Nack { lease: Leased { id, lease_id }, delay, reason } = nack;
         let delay = delay.map_or(Delay::Backoff(options.backoff_min, options.backoff_max), Delay::Length);
         let change = ItemChange::Nack { lease_id, delay, max_attempts: options.max_attempts, reason };
-        settled(self.change(queue, &id, change, deadline).await?.answer)
+        let settled = settled(self.change(queue, &id, change, deadline).await?.answer)?;
+        self.count_end(lease_id, settled, &self.meter().nacked);
+        Ok(settled)
+    }
+
+    /// A lease was to be ended, by something that has a count of its own.
+    fn count_end(&self, lease_id: LeaseId, settled: Settled, done: &Count) {
+        let meter = self.meter();
+        self.leases.ended(lease_id);
+        match settled {
+            Settled::Done => done.one(),
+            Settled::Buried => meter.buried.one(),
+            Settled::LeaseLost => return meter.leases.taken.one(),
+            // A repeat, mostly.
+            Settled::AlreadyDone | Settled::NoSuchItem => return,
+        }
+        meter.leases.ended.one();
     }
 
     /// One item; `None` for none.

@@ -35,11 +35,19 @@ pub struct Leases {
 }
 
 /// The latest leases, and those before them. When the young are many, the old are dropped: a lease that is extended is young
-/// again. Never iterated over, so the order does not matter.
+/// again. Iterated over for nothing but their number, so the order does not matter.
 #[derive(Default)]
 struct Generations {
-    young: HashMap<LeaseId, Moment>,
-    old: HashMap<LeaseId, Moment>,
+    young: HashMap<LeaseId, Known>,
+    old: HashMap<LeaseId, Known>,
+}
+
+/// A lease.
+#[derive(Clone, Copy)]
+struct Known {
+    until: Moment,
+    /// It was given back here. Says nothing to those who ask until when it is good; it is only not counted any more.
+    ended: bool,
 }
 
 impl Leases {
@@ -62,6 +70,17 @@ impl Leases {
     /// Until when a lease is good, if this daemon knows.
     pub fn until(&self, lease_id: LeaseId) -> Option<Moment> {
         self.known.lock().expect(LOCKED).until(lease_id)
+    }
+
+    /// The lease was given back.
+    pub fn ended(&self, lease_id: LeaseId) {
+        self.known.lock().expect(LOCKED).ended(lease_id);
+    }
+
+    /// How many leases are good that this daemon gave out or extended, as far as it remembers and was told.
+    pub fn live(&self) -> usize {
+        let now = self.cluster.runtime.clock.now();
+        self.known.lock().expect(LOCKED).live(now)
     }
 
     /// Whether leases may be granted under the list to go by. Asked before a grant is tried, and again before anybody is
@@ -98,11 +117,28 @@ impl Generations {
         if self.young.len() >= limits::RUNNING_MAX / 2 && !self.young.contains_key(&lease_id) {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.insert(lease_id, valid_until);
+        self.young.insert(lease_id, Known { until: valid_until, ended: false });
     }
 
     fn until(&self, lease_id: LeaseId) -> Option<Moment> {
-        self.young.get(&lease_id).or_else(|| self.old.get(&lease_id)).copied()
+        self.young.get(&lease_id).or_else(|| self.old.get(&lease_id)).map(|known| known.until)
+    }
+
+    fn ended(&mut self, lease_id: LeaseId) {
+        for generation in [&mut self.young, &mut self.old] {
+            if let Some(known) = generation.get_mut(&lease_id) {
+                known.ended = true;
+            }
+        }
+    }
+
+    fn live(&self, now: Moment) -> usize {
+        let is_live = |known: &&Known| !known.ended && now < known.until;
+        let young = self.young.values().filter(is_live).count();
+        // A lease that was extended is in both.
+        let old =
+            self.old.iter().filter(|(lease_id, known)| is_live(known) && !self.young.contains_key(*lease_id));
+        young + old.count()
     }
 }
 
@@ -126,6 +162,11 @@ mod tests {
         (2..=half).for_each(|number| known.note(id(number), at(8)));
         known.note(id(1), at(9));
         assert_eq!(until(&known, [0, 1, half]), [Some(7), Some(9), Some(8)]);
+        assert_eq!(known.live(at(0)), half + 1, "each once, of either generation");
+        known.ended(id(half));
+        known.ended(id(0));
+        assert_eq!((known.live(at(7)), until(&known, [half, 0, 1])), (half - 1, [Some(8), Some(7), Some(9)]));
+        assert_eq!((known.live(at(8)), known.live(at(9))), (1, 0));
         (half + 1..2 * half).for_each(|number| known.note(id(number), at(8)));
         assert_eq!(until(&known, [0, 1, 2 * half - 1]), [None, Some(9), Some(8)], "0 has made room");
     }

@@ -20,6 +20,7 @@ use super::{Kind, Promised, RegisterError};
 use crate::driver::{Cluster, drive, drive_from};
 use crate::ids::NodeIndex;
 use crate::limits;
+use crate::meter::KindMeter;
 use crate::node::operation::{Answer, ClaimRequest, Operation, RegisterKey};
 use crate::runtime::Moment;
 use crate::token::Ballot;
@@ -307,6 +308,7 @@ impl<K: Kind> Registers<K> {
         let decided = drive(&inner.cluster, &mut reader, limit).await;
         match decided.seen {
             Some(seen) => {
+                inner.meter().reads.took(inner.cluster.runtime.clock.now().since(started));
                 Ok(Observed { value: seen.value, vid: seen.vid, ages: seen.ages, nodes: seen.nodes })
             }
             None => Err(inner.no_quorum()),
@@ -511,6 +513,7 @@ impl<K: Kind> Inner<K> {
 
     async fn round(&self, name: &Arc<str>, key: &RegisterKey, group: Group<K>) {
         let Group { pending, warm, promised } = group;
+        let is_warm = warm.is_some() || promised.is_some();
         let now = self.cluster.runtime.clock.now();
         let pending_doubt = pending.iter().filter_map(|pending| pending.extras.doubt).min();
         let latest = pending.iter().map(|pending| pending.deadline).max().expect("a group is not empty");
@@ -526,6 +529,11 @@ impl<K: Kind> Inner<K> {
         let view = promised.as_ref().map(|promised| promised.view.clone());
         if let Some(promised) = promised {
             proposer = proposer.with_promises(promised);
+        }
+        let meter = self.meter();
+        meter.changes.had(waiters.len());
+        if is_warm {
+            meter.warm.one();
         }
         let limit = latest.min(now + self.patience);
         let (decided, _) = drive_from(&self.cluster, &mut proposer, limit, view).await;
@@ -551,6 +559,7 @@ impl<K: Kind> Inner<K> {
         let (_, line) = shard.line(name);
         line.warm = warm;
         line.ended = self.cluster.runtime.clock.now();
+        meter.rounds.took(line.ended.since(now));
         for pending in deferred.into_iter().rev() {
             line.waiting.push_front(pending);
         }
@@ -558,14 +567,23 @@ impl<K: Kind> Inner<K> {
 
     /// `None` for "once more in the next round".
     fn result_of(&self, fate: Fate<K::Answer>) -> Option<ChangeResult<K::Answer>> {
-        Some(match fate {
-            Fate::Done { answer, ballot, first_sent } => Ok(Committed { answer, ballot, first_sent }),
+        let fates = &self.meter().fates;
+        let (counted, result) = match fate {
+            Fate::Done { answer, ballot, first_sent } => {
+                (&fates.done, Ok(Committed { answer, ballot, first_sent }))
+            }
             Fate::Deferred => return None,
-            Fate::Withdrawn | Fate::NotApplied => Err(self.no_quorum()),
-            Fate::Unknown => Err(RegisterError::OutcomeUnknown),
-            Fate::Unreadable(detail) => Err(RegisterError::Unreadable { detail }),
-            Fate::ClockTooFarAhead => Err(RegisterError::ClockTooFarAhead),
-        })
+            Fate::Withdrawn | Fate::NotApplied => (&fates.no_quorum, Err(self.no_quorum())),
+            Fate::Unknown => (&fates.unknown, Err(RegisterError::OutcomeUnknown)),
+            Fate::Unreadable(detail) => (&fates.refused, Err(RegisterError::Unreadable { detail })),
+            Fate::ClockTooFarAhead => (&fates.refused, Err(RegisterError::ClockTooFarAhead)),
+        };
+        counted.one();
+        Some(result)
+    }
+
+    fn meter(&self) -> &KindMeter {
+        self.cluster.meter.kinds.of(K::LETTER)
     }
 
     fn no_quorum(&self) -> RegisterError {

@@ -33,6 +33,11 @@ impl Room {
         Self { taken: Arc::default(), max }
     }
 
+    /// How much is taken, and how much there is.
+    pub fn filled(&self) -> (usize, usize) {
+        (self.taken.load(Ordering::Relaxed), self.max)
+    }
+
     /// Takes a part.
     ///
     /// # Errors
@@ -63,6 +68,7 @@ mod tests {
         let room = Room::new(10);
         let first = room.take(8).unwrap();
         assert_eq!(room.take(3).unwrap_err(), Full { taken: 8, max: 10 });
+        assert_eq!(room.filled(), (8, 10));
         let second = room.take(2).unwrap();
         drop(first);
         assert_eq!(room.take(9).unwrap_err(), Full { taken: 2, max: 10 });

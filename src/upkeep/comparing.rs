@@ -90,6 +90,8 @@ impl Comparing {
             for source in self.cluster.size.indexes() {
                 self.walk(source, &mut found).await;
             }
+            let meter = &self.cluster.meter.upkeep;
+            meter.walks.one();
             if found.mended > 0 || found.swept > 0 {
                 let Found { keys, mended, swept } = found;
                 tracing::info!(keys, mended, swept, "members were compared");
@@ -101,6 +103,8 @@ impl Comparing {
         let mut cursor = PageRequest::START;
         while let Some((keys, next)) = self.keys(source, cursor).await {
             found.keys += keys.len() as u64;
+            let meter = &self.cluster.meter.upkeep;
+            meter.compared.add(keys.len() as u64);
             let began = self.now();
             let count = keys.len();
             let looks = self.look(keys).await;
@@ -113,13 +117,16 @@ impl Comparing {
                 for (key, look) in self.look(uneven).await {
                     let mended = look == Look::Uneven && settle(&self.cluster, &key).await == Settled::Mended;
                     found.mended += u64::from(mended);
+                    meter.mended.add(u64::from(mended));
                 }
             }
             for (key, _) in looks.iter().filter(|(_, look)| *look == Look::Silent) {
                 self.cluster.idle.found(key, began);
             }
             for key in ripe {
-                found.swept += u64::from(self.sweep(&key).await);
+                let swept = u64::from(self.sweep(&key).await);
+                found.swept += swept;
+                meter.swept.add(swept);
                 self.rest(self.time_of(1)).await;
             }
             cursor = next;

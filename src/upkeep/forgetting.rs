@@ -109,6 +109,8 @@ impl Forgetting {
                     _ => 0,
                 });
                 let gone = gone.collect::<Vec<u64>>();
+                // Each member says how many it had; the one with the most had nearly all.
+                self.cluster.meter.upkeep.forgotten.add(gone.iter().copied().max().unwrap_or(0));
                 tracing::debug!(count, ?gone, "registers that say nothing were forgotten");
                 if gone.iter().all(|gone| *gone == 0) {
                     self.put_back(&all);

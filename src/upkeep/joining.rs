@@ -53,18 +53,24 @@ impl Joining {
             tracing::info!(node = %self.node, "a join did not begin; it will be started over");
             return;
         }
+        let meter = &self.cluster.meter.upkeep;
+        meter.joins_begun.one();
         tracing::info!(node = %self.node, "a node is joining: its old data goes, and everything is copied to it");
         let copied = AtomicU64::new(0);
         let done = self.copy(&copied, started).await;
         self.cluster.board.note(self.node, |notes| notes.join = None);
         let records = copied.load(Ordering::Relaxed);
         if !done {
+            meter.joins_failed.one();
             tracing::warn!(node = %self.node, records, "a join came to nothing; it will be started over");
             return;
         }
         if self.promote().await {
+            meter.joins_done.one();
             let took = self.cluster.runtime.clock.now().since(started);
             tracing::info!(node = %self.node, records, ?took, "a node has joined and is a member again");
+        } else {
+            meter.joins_failed.one();
         }
     }
 
@@ -124,6 +130,7 @@ impl Joining {
 
     fn note(&self, copied: &AtomicU64, said: &AtomicU64, records: usize, started: Moment) {
         let merged = copied.fetch_add(records as u64, Ordering::Relaxed) + records as u64;
+        self.cluster.meter.upkeep.join_records.add(records as u64);
         let progress = JoinProgress { wiping: records == 0, merged, expected: None };
         self.cluster.board.note(self.node, |notes| notes.join = Some(progress));
         let elapsed = self.cluster.runtime.clock.now().since(started).as_secs();

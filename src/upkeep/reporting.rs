@@ -121,7 +121,11 @@ impl Reporting {
         let mut done = Vec::new();
         for name in names {
             let key = RegisterKey::from_bytes(name.as_bytes());
-            if drop_all || settle(&self.cluster, &key).await != Settled::NotNow {
+            let settled = if drop_all { Settled::Even } else { settle(&self.cluster, &key).await };
+            if settled == Settled::Mended {
+                self.cluster.meter.upkeep.repaired.one();
+            }
+            if settled != Settled::NotNow {
                 done.push(key);
             }
         }

@@ -143,6 +143,7 @@ impl Cluster {
             observer: daemon.observer.clone(),
             runtime: self.runtime.clone(),
             can_serve: daemon.can_serve.clone(),
+            calls: Arc::new(grpc::calls()),
             settings: self.grpc.clone(),
         };
         let (stop, stopped) = oneshot::channel::<()>();

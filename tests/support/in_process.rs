@@ -56,6 +56,7 @@ impl InProcess {
                 observer: daemon.observer.clone(),
                 runtime: system.clone(),
                 can_serve: daemon.can_serve.clone(),
+                calls: Arc::new(grpc::calls()),
                 settings: grpc::Settings::default(),
             };
             system.spawner.spawn(Box::pin(async move {

@@ -4,6 +4,7 @@
 //!
 //! * [`cli`] and [`config`]: what is typed and what is set. [`server`] puts everything together, [`telemetry`] logs.
 //! * [`grpc`]: the API; [`proto`] has its generated code. Checks requests, calls a facade, maps errors in one place.
+//! * [`http`]: the port for operators: metrics, liveness, readiness, a status page. [`metrics`] names what [`meter`] counts.
 //! * [`lock`]: locks as pure changes of a value, and the facade with its waiting and its streams.
 //! * [`queue`]: the items of queues as pure changes of a value, and the facade with the desk where calls wait for them.
 //! * [`kv`]: keys as pure changes of a value, and the facade with its watches.
@@ -23,6 +24,7 @@ pub mod cluster;
 pub mod config;
 pub mod driver;
 pub mod grpc;
+pub mod http;
 pub mod idle;
 pub mod ids;
 pub mod kv;
@@ -30,6 +32,7 @@ pub mod limits;
 pub mod lock;
 pub mod members;
 pub mod meter;
+pub mod metrics;
 pub mod mutant;
 pub mod node;
 pub mod proto;

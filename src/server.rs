@@ -15,11 +15,14 @@ use crate::cluster::{DaemonFacts, Observer};
 use crate::config::{Recovery, Settings};
 use crate::driver::Cluster;
 use crate::grpc;
+use crate::http::{self, Operators};
 use crate::ids::{NodeIndex, ProposerId};
 use crate::kv::Keys;
 use crate::kv::keys::KeySettings;
 use crate::lock::Locks;
 use crate::lock::locks::LockSettings;
+use crate::meter::calls::Calls;
+use crate::metrics::{Limits, Metrics, Sources};
 use crate::node::embedded::{EmbeddedNode, EmbeddedServer};
 use crate::node::keyspace::{KIND_ITEM, KIND_KEY, KIND_LOCK};
 use crate::node::redis::{RedisNode, RedisOptions, Runs};
@@ -60,6 +63,15 @@ pub enum ServeError {
     /// The TCP listener.
     #[error("can't listen on {address} (setting grpc.listen)")]
     Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The listener for operators.
+    #[error("can't listen on {address} (setting http.listen; off for no such port)")]
+    ListenHttp {
         /// The address.
         address: std::net::SocketAddr,
         /// What the system says.
@@ -202,6 +214,28 @@ impl Daemon {
     }
 }
 
+/// What operators see of a daemon.
+pub fn operators(
+    daemon: &Daemon,
+    settings: &Settings,
+    calls: Arc<Calls>,
+    stopping: watch::Receiver<bool>,
+) -> Operators {
+    let limits =
+        Limits { calls: grpc_settings(settings).calls_max, lock_waiters: settings.locks.waiters_max };
+    let sources = Sources {
+        cluster: daemon.cluster.clone(),
+        locks: daemon.locks.clone(),
+        queues: daemon.queues.clone(),
+        keys: daemon.keys.clone(),
+        observer: daemon.observer.clone(),
+        calls,
+        limits,
+    };
+    let (observer, runtime) = (daemon.observer.clone(), daemon.cluster.runtime.clone());
+    Operators { metrics: Metrics::new(sources), observer, stopping, limits: http::Limits::default(), runtime }
+}
+
 /// Servers for embedded nodes, with the clock of this machine.
 pub fn embedded_servers(count: usize, runtime: &Runtime) -> Vec<Arc<EmbeddedServer>> {
     let server = |name: usize| {
@@ -337,6 +371,7 @@ pub async fn run(
     let address = settings.grpc.listen;
     let tcp = TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;
     let unix = settings.grpc.unix_socket.as_deref().map(listen_unix).transpose()?;
+    let http = listen_http(settings.http.listen).await?;
     let daemon = match nodes {
         NodesKind::Redis => Daemon::on_redis(&settings, &runtime)?,
         NodesKind::Embedded(count) => {
@@ -345,6 +380,13 @@ pub async fn run(
     };
     let listen = tcp.local_addr().unwrap_or(address);
     tracing::info!(%listen, cluster = settings.cluster.name, nodes = daemon.cluster.size.nodes(), "serving gRPC");
+    let calls = Arc::new(grpc::calls());
+    let (stop, stopping) = watch::channel(false);
+    let operators = Arc::new(operators(&daemon, &settings, calls.clone(), stopping));
+    let shutdown = async move {
+        shutdown.await;
+        stop.send_replace(true);
+    };
     let services = grpc::Services {
         locks: daemon.locks,
         queues: daemon.queues,
@@ -352,12 +394,16 @@ pub async fn run(
         observer: daemon.observer,
         runtime,
         can_serve: daemon.can_serve,
-        calls: Arc::new(grpc::calls()),
+        calls,
         settings: grpc_settings(&settings),
     };
     let locks = services.locks.clone();
     let clock = services.runtime.clock.clone();
-    grpc::serve(services, tcp, unix, shutdown).await?;
+    // Operators are answered until the last call has ended.
+    tokio::select! {
+        served = grpc::serve(services, tcp, unix, shutdown) => served?,
+        never = serve_http(operators, http) => match never {},
+    }
     locks.settled(clock.now() + SETTLE_TIMEOUT).await;
     if let Some(path) = &settings.grpc.unix_socket {
         // A file that is gone already is what was wanted.
@@ -365,6 +411,20 @@ pub async fn run(
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+async fn listen_http(address: Option<std::net::SocketAddr>) -> Result<Option<TcpListener>, ServeError> {
+    let Some(address) = address else { return Ok(None) };
+    let listener = TcpListener::bind(address).await;
+    listener.map(Some).map_err(|source| ServeError::ListenHttp { address, source })
+}
+
+async fn serve_http(operators: Arc<Operators>, listener: Option<TcpListener>) -> std::convert::Infallible {
+    let Some(listener) = listener else { return futures::future::pending().await };
+    if let Ok(listen) = listener.local_addr() {
+        tracing::info!(%listen, "serving operators over HTTP");
+    }
+    http::serve(operators, listener).await
 }
 
 /// Listens on a socket file; one that a daemon before this left behind is replaced, one that is in use is not.

@@ -21,7 +21,7 @@ impl Dev {
     /// The port is the system's choice; the log tells it.
     fn start() -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_majorityd"))
-            .args(["dev", "--listen", "127.0.0.1:0", "--log-format", "json"])
+            .args(["dev", "--listen", "127.0.0.1:0", "--set", "http.listen=off", "--log-format", "json"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

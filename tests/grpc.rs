@@ -22,6 +22,10 @@ mod kv_refusals;
 mod kv_watch;
 #[path = "grpc/look.rs"]
 mod look;
+#[path = "grpc/metrics.rs"]
+mod metrics;
+#[path = "grpc/operators.rs"]
+mod operators;
 #[path = "grpc/queue.rs"]
 mod queue;
 #[path = "grpc/queue_consume.rs"]

@@ -138,6 +138,21 @@ const ROOMS: &[(&str, &[&str])] = &[
             "register::RegisterError",
         ],
     ),
+    // What is counted and what is seen, under the names of metrics.
+    (
+        "metrics/",
+        &[
+            "limits",
+            "lock::Locks",
+            "queue::Queues",
+            "kv::Keys",
+            "cluster",
+            "meter",
+            "node::batch::Batcher",
+            "driver::Cluster",
+        ],
+    ),
+    ("http/", &["cluster", "metrics", "runtime"]),
     ("config/", &["limits"]),
     ("telemetry.rs", &["config"]),
     ("proto.rs", &[]),
@@ -152,7 +167,7 @@ const ROOT: &str = "server.rs";
 
 /// Crates (or parts of them) that only some files may name. Everywhere else they are walls.
 const CRATES: &[(&str, &[&str])] = &[
-    ("tokio", &["runtime/system.rs", "grpc/", "cli/", "server.rs", "node/redis"]),
+    ("tokio", &["runtime/system.rs", "grpc/", "http/", "cli/", "server.rs", "node/redis"]),
     ("tokio_stream", &["grpc/", "server.rs"]),
     ("fred", &["node/redis"]),
     ("mlua", &["node/embedded"]),
@@ -162,7 +177,12 @@ const CRATES: &[(&str, &[&str])] = &[
     ("tonic_reflection", &["grpc/"]),
     ("prost", &["grpc/", "cli/queue/"]),
     ("prost_types", &["grpc/", "cli/"]),
-    ("http", &["grpc/"]),
+    // The server names the room of that name.
+    ("http", &["grpc/", "http/", "server.rs"]),
+    ("hyper", &["http/"]),
+    ("hyper_util", &["http/"]),
+    ("http_body_util", &["http/"]),
+    ("prometheus_client", &["metrics/"]),
     ("tower", &["grpc/"]),
     ("clap", &["cli/"]),
     ("config", &["config/"]),
@@ -189,6 +209,7 @@ const PURE: &[&str] = &[
     "kv/change.rs",
     "kv/value.rs",
     "cluster/status.rs",
+    "http/page.rs",
     "meter/",
     "node/keyspace.rs",
     "node/operation.rs",

@@ -41,15 +41,18 @@ impl Dev {
         };
         // Nodes that were made a moment ago have forgotten nothing.
         settings.cluster.bootstrap = true;
-        eprintln!("{}", greeting(self.nodes, settings.grpc.listen));
+        eprintln!("{}", greeting(self.nodes, settings.grpc.listen, settings.http.listen));
         serve(settings, NodesKind::Embedded(self.nodes)).await
     }
 }
 
-fn greeting(nodes: usize, listen: SocketAddr) -> String {
+fn greeting(nodes: usize, listen: SocketAddr, http: Option<SocketAddr>) -> String {
     let plural = if nodes == 1 { "" } else { "s" };
-    let unspecified = listen.ip().is_unspecified();
-    let reachable = if unspecified { format!("127.0.0.1:{}", listen.port()) } else { listen.to_string() };
+    let reachable = reachable(listen);
+    let page = http.map(|http| {
+        format!("\n  Status page on http://{}/, metrics on /metrics there.\n", self::reachable(http))
+    });
+    let page = page.unwrap_or_default();
     format!(
         "\
 majorityd dev: {nodes} node{plural} in this process. NOTHING IS KEPT: every lock is gone when it ends.
@@ -61,8 +64,13 @@ majorityd dev: {nodes} node{plural} in this process. NOTHING IS KEPT: every lock
   or while a command runs:
 
     majorityd lock --endpoint http://{reachable} demo -- sleep 60
-"
+{page}"
     )
+}
+
+/// What to type on this machine for an address that is listened on.
+fn reachable(listen: SocketAddr) -> String {
+    if listen.ip().is_unspecified() { format!("127.0.0.1:{}", listen.port()) } else { listen.to_string() }
 }
 
 #[cfg(test)]
@@ -71,8 +79,10 @@ mod tests {
 
     #[test]
     fn the_greeting_says_what_to_paste() {
-        let text = greeting(3, "0.0.0.0:7480".parse().expect("good"));
+        let text = greeting(3, "0.0.0.0:7480".parse().expect("good"), "[::]:7481".parse().ok());
         assert!(text.contains("NOTHING IS KEPT"), "{text}");
+        assert!(text.contains("http://127.0.0.1:7481/,"), "{text}");
+        assert!(!greeting(1, "127.0.0.1:1".parse().expect("good"), None).contains("Status page"));
         assert!(
             text.contains(r#"-d '{"name": "demo"}' 127.0.0.1:7480 majority.v1.LockService/Hold"#),
             "{text}"

@@ -70,6 +70,8 @@ pub struct Settings {
     pub nodes: Nodes,
     /// What clients see.
     pub grpc: Grpc,
+    /// What operators see.
+    pub http: Http,
     /// Leases and waiting.
     pub locks: Locks,
     /// Items for one consumer at a time.
@@ -232,6 +234,23 @@ impl Default for Grpc {
             shutdown_grace: Duration::from_secs(10),
             allow_plaintext: false,
         }
+    }
+}
+
+/// `[http]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http {
+    /// Address and port to listen on; `None`, written `off`, for nowhere.
+    #[serde(with = "listen_or_off")]
+    pub listen: Option<SocketAddr>,
+    /// Allows `listen` to be reachable from other machines although nothing is encrypted and nobody is asked who he is.
+    pub allow_remote: bool,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self { listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 7481))), allow_remote: false }
     }
 }
 
@@ -437,6 +456,36 @@ fn deserialize_listen<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Resu
     text.parse().map_err(|_| serde::de::Error::custom(rule))
 }
 
+/// An address, or `off`.
+mod listen_or_off {
+    use std::net::SocketAddr;
+
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    const OFF: &str = "off";
+
+    pub(super) fn serialize<S: Serializer>(
+        listen: &Option<SocketAddr>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match listen {
+            Some(listen) => serializer.collect_str(listen),
+            None => serializer.serialize_str(OFF),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<SocketAddr>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text.is_empty() || text == OFF {
+            return Ok(None);
+        }
+        let rule = "must be an IP address and a port, such as 127.0.0.1:7481 or [::1]:7481, or off";
+        text.parse().map(Some).map_err(|_| de::Error::custom(rule))
+    }
+}
+
 /// A setting that can't be accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -547,6 +596,21 @@ mod tests {
         for (name, _) in &shown {
             assert!(load::SETTINGS.contains(name), "{name}");
         }
+    }
+
+    #[test]
+    fn the_port_for_operators_can_be_turned_off_and_shows_it() {
+        let read = |text: &str| {
+            let parsed: Result<Http, _> = serde_json::from_value(serde_json::json!({ "listen": text }));
+            parsed
+                .map(|http| (http.listen, serde_json::to_value(&http).expect("serializes")["listen"].clone()))
+        };
+        for off in ["", "off"] {
+            assert_eq!(read(off).expect("good"), (None, "off".into()));
+        }
+        let one = "[::1]:1";
+        assert_eq!(read(one).expect("good"), (Some(one.parse().expect("good")), one.into()));
+        assert!(read("7481").expect_err("no address").to_string().contains("or off"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
-use super::{Grpc, Healing, Keys, Locks, Nodes, Problem, Queues, Settings, duration_as_text};
+use super::{Grpc, Healing, Http, Keys, Locks, Nodes, Problem, Queues, Settings, duration_as_text};
 use crate::limits;
 
 /// Longest name of a cluster: it is part of the scripts and of the names of channels.
@@ -41,6 +41,7 @@ pub fn validate(settings: &Settings, nodes: NodesFrom) -> Vec<Problem> {
     }
     check_nodes(&mut found, &settings.nodes);
     check_grpc(&mut found, &settings.grpc);
+    check_http(&mut found, &settings.http, &settings.grpc);
     check_locks(&mut found, &settings.locks);
     check_queues(&mut found, &settings.queues);
     check_keys(&mut found, &settings.keys);
@@ -165,6 +166,18 @@ fn check_grpc(found: &mut Found, grpc: &Grpc) {
     found.duration("grpc.shutdown_grace", grpc.shutdown_grace, Duration::ZERO, TIMEOUT_MAX);
 }
 
+fn check_http(found: &mut Found, http: &Http, grpc: &Grpc) {
+    let Some(listen) = http.listen else { return };
+    if !listen.ip().is_loopback() && !http.allow_remote {
+        let rule = "must be a loopback address or off, because nothing there is encrypted and nobody is asked who he is: \
+                    put a proxy before it, or set http.allow_remote = true where the network is trusted";
+        found.push("http.listen", quoted(listen), rule);
+    }
+    if listen == grpc.listen && listen.port() != 0 {
+        found.push("http.listen", quoted(listen), "must be another address or port than grpc.listen");
+    }
+}
+
 fn check_locks(found: &mut Found, locks: &Locks) {
     found.duration("locks.ttl_min", locks.ttl_min, TTL_FLOOR, limits::TTL_CEILING);
     found.duration("locks.ttl_max", locks.ttl_max, TTL_FLOOR, limits::TTL_CEILING);
@@ -285,6 +298,12 @@ mod tests {
                 "grpc.default_timeout (\"2s\")",
             ),
             (|s| s.grpc.shutdown_grace = seconds(3601), "grpc.shutdown_grace", "0s to 1h"),
+            (
+                |s| s.http.listen = "0.0.0.0:7481".parse().ok(),
+                "http.listen = \"0.0.0.0:7481\"",
+                "http.allow_remote",
+            ),
+            (|s| s.http.listen = Some(s.grpc.listen), "http.listen = \"127.0.0.1:7480\"", "than grpc.listen"),
             (|s| s.locks.ttl_min = Duration::from_millis(99), "locks.ttl_min = \"99ms\"", "100ms to 1day"),
             (|s| s.locks.ttl_max = seconds(86_401), "locks.ttl_max = \"1day 1s\"", "1day"),
             (
@@ -327,8 +346,11 @@ mod tests {
     fn what_is_open_to_the_network_must_be_meant() {
         let mut settings = good();
         settings.grpc.listen = "[::]:7480".parse().expect("good");
-        assert_eq!(validate(&settings, NodesFrom::Addresses).len(), 1);
+        settings.http.listen = "[::]:7481".parse().ok();
+        assert_eq!(validate(&settings, NodesFrom::Addresses).len(), 2, "both at once");
         settings.grpc.allow_plaintext = true;
+        assert_eq!(validate(&settings, NodesFrom::Addresses).len(), 1, "each needs its own");
+        settings.http.allow_remote = true;
         assert_eq!(validate(&settings, NodesFrom::Addresses), []);
     }
 }

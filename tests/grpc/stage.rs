@@ -10,6 +10,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use majorityd::config;
 use majorityd::grpc::{self, ServeError, Services, Settings};
+use majorityd::http::{self, Operators};
 use majorityd::ids::NodeIndex;
 use majorityd::members::Board;
 use majorityd::node::embedded::{EmbeddedNode, EmbeddedServer};
@@ -20,9 +21,9 @@ use majorityd::proto::v1::kv_service_client::KvServiceClient;
 use majorityd::proto::v1::lock_service_client::LockServiceClient;
 use majorityd::proto::v1::queue_service_client::QueueServiceClient;
 use majorityd::runtime::{Runtime, system};
-use majorityd::server::Daemon;
+use majorityd::server::{self, Daemon};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
 use tonic::transport::{Channel, Endpoint};
@@ -80,6 +81,7 @@ pub struct Cluster {
     pub servers: Vec<Arc<EmbeddedServer>>,
     pub settings: config::Settings,
     pub grpc: Settings,
+    pub http: http::Limits,
     networks: Vec<Arc<AtomicU8>>,
     /// How far the servers' clocks are ahead, in microseconds.
     ahead: Arc<AtomicU64>,
@@ -101,6 +103,7 @@ impl Cluster {
             servers: (0..3).map(server).collect(),
             settings,
             grpc: Settings::default(),
+            http: http::Limits::default(),
             networks: (0..3).map(|_| Arc::new(AtomicU8::new(Network::Whole as u8))).collect(),
             ahead,
             runtime,
@@ -136,6 +139,13 @@ impl Cluster {
         within(can_serve.wait_for(|can_serve| *can_serve)).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let calls = Arc::new(grpc::calls());
+        let (stopping, is_stopping) = watch::channel(false);
+        let operators = server::operators(&daemon, &self.settings, calls.clone(), is_stopping);
+        let operators = Arc::new(Operators { limits: self.http, ..operators });
+        let for_operators = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let http = for_operators.local_addr().unwrap();
+        start(async move { match http::serve(operators, for_operators).await {} });
         let services = Services {
             locks: daemon.locks.clone(),
             queues: daemon.queues.clone(),
@@ -143,15 +153,16 @@ impl Cluster {
             observer: daemon.observer.clone(),
             runtime: self.runtime.clone(),
             can_serve: daemon.can_serve.clone(),
-            calls: Arc::new(grpc::calls()),
+            calls: calls.clone(),
             settings: self.grpc.clone(),
         };
         let (stop, stopped) = oneshot::channel::<()>();
-        let shutdown = async {
+        let shutdown = async move {
             let _ = stopped.await;
+            stopping.send_replace(true);
         };
         let task = start(grpc::serve(services, listener, unix, shutdown));
-        Served { address, daemon, stop, task }
+        Served { address, http, daemon, stop, task }
     }
 
     /// Time passes on the servers, by whose clocks everything ages, and nowhere else.
@@ -222,6 +233,8 @@ impl Node for Wire {
 /// A daemon that serves until it is stopped.
 pub struct Served {
     pub address: SocketAddr,
+    /// Where operators are answered.
+    pub http: SocketAddr,
     daemon: Daemon,
     pub stop: oneshot::Sender<()>,
     pub task: JoinHandle<Result<(), ServeError>>,

@@ -88,7 +88,7 @@ pub fn config(addresses: &[String]) -> String {
         "[cluster]\nname = \"e2e\"\nbootstrap = true\n\n\
          [nodes]\naddresses = {addresses:?}\nconnect_timeout = \"1s\"\ncall_timeout = \"500ms\"\n\
          reconnect_delay_max = \"300ms\"\ninspect_interval = \"300ms\"\n\n\
-         [grpc]\nlisten = \"127.0.0.1:0\"\n\n\
+         [grpc]\nlisten = \"127.0.0.1:0\"\n\n[http]\nlisten = \"off\"\n\n\
          [log]\nformat = \"json\"\nfilter = \"info,majorityd=debug,fred=error\"\n"
     )
 }

@@ -12,7 +12,10 @@ use crate::operators;
 use crate::queue::item;
 use crate::stage::*;
 
+const ALERTS: &str = include_str!("../../deploy/prometheus/alerts.yml");
+const DASHBOARD: &str = include_str!("../../deploy/grafana/majorityd.json");
 const METRICS_DOCUMENT: &str = include_str!("../../docs/metrics.md");
+const OPERATIONS_DOCUMENT: &str = include_str!("../../docs/operations.md");
 
 const OPEN_METRICS: &str = "Accept: application/openmetrics-text; version=1.0.0\r\n";
 
@@ -347,4 +350,77 @@ async fn every_metric_is_documented_with_its_type_and_labels_and_no_other() {
         assert_eq!(labels_of(sample), documented[family].1, "{sample}");
     }
     assert_eq!(scrape.text.matches("# HELP ").count(), shown.len(), "each once, with its help");
+}
+
+/// Whatever in a text looks like the name of a metric.
+fn names_in(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    words.filter(|word| word.starts_with("majorityd_")).collect()
+}
+
+#[tokio::test]
+async fn the_dashboard_and_the_alerts_ask_for_nothing_that_is_not_there() {
+    let (_cluster, served, _client) = alone().await;
+    let shown = Scrape::of(&served).await.families();
+    for (file, text) in [("alerts.yml", ALERTS), ("majorityd.json", DASHBOARD)] {
+        let names = names_in(text);
+        assert!(names.len() > 10, "{file}");
+        for name in names {
+            assert!(family_of(name, &shown).is_some(), "{file} asks for {name}");
+            let is_stem = shown.get(name).is_some_and(|kind| kind == "histogram");
+            assert!(!is_stem, "{file}: {name} has samples only with _bucket, _sum or _count behind it");
+        }
+    }
+    // Whatever is measured can be seen.
+    let families: BTreeSet<&str> =
+        names_in(DASHBOARD).into_iter().filter_map(|name| family_of(name, &shown)).collect();
+    let unseen: Vec<&String> = shown
+        .keys()
+        .filter(|name| !families.contains(name.as_str()) && !name.ends_with("_queued_max"))
+        .collect();
+    assert!(unseen.is_empty(), "no panel shows {unseen:?}");
+}
+
+#[test]
+fn every_alert_says_what_is_wrong_and_where_to_read_on() {
+    let alerts: Vec<&str> = ALERTS.split("- alert: ").skip(1).collect();
+    let mut names = BTreeSet::new();
+    assert!(alerts.len() >= 8);
+    for alert in alerts {
+        let name = alert.lines().next().expect("a name");
+        assert!(names.insert(name), "{name} is there twice");
+        let value = |key: &str| {
+            let lines = alert.lines().filter_map(|line| line.trim().strip_prefix(key)?.strip_prefix(": "));
+            lines.map(|value| value.trim_matches('"')).find(|value| !value.is_empty())
+        };
+        assert!(value("expr").is_some() && value("summary").is_some(), "{name}");
+        assert!(matches!(value("severity"), Some("critical" | "warning")), "{name}");
+        let anchor = name.to_lowercase();
+        assert_eq!(value("runbook_url"), Some(format!("docs/operations.md#{anchor}").as_str()), "{name}");
+        let headings = OPERATIONS_DOCUMENT.lines().filter_map(|line| line.strip_prefix("### "));
+        assert!(
+            headings.into_iter().any(|heading| heading == name),
+            "docs/operations.md has no section {name}"
+        );
+    }
+    let sections = OPERATIONS_DOCUMENT.lines().filter_map(|line| line.strip_prefix("### Majorityd"));
+    assert_eq!(sections.count(), names.len(), "a section for each alert and no other");
+}
+
+#[test]
+fn the_dashboard_is_one_and_each_panel_says_what_it_shows() {
+    let dashboard: serde_json::Value = serde_json::from_str(DASHBOARD).unwrap();
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let mut ids = BTreeSet::new();
+    for panel in panels {
+        assert!(ids.insert(panel["id"].as_u64().expect("a number")), "{panel}");
+        if panel["type"] == "row" {
+            continue;
+        }
+        let is_text = |key: &str| panel[key].as_str().is_some_and(|text| !text.is_empty());
+        assert!(is_text("title") && is_text("description"), "{panel}");
+        assert_eq!(panel["datasource"]["uid"], "${datasource}", "{panel}");
+        let targets = panel["targets"].as_array().expect("targets");
+        assert!(!targets.is_empty() && targets.iter().all(|target| target["expr"].is_string()), "{panel}");
+    }
 }

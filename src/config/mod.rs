@@ -244,7 +244,7 @@ pub struct Http {
     /// Address and port to listen on; `None`, written `off`, for nowhere.
     #[serde(with = "listen_or_off")]
     pub listen: Option<SocketAddr>,
-    /// Allows `listen` to be reachable from other machines although nothing is encrypted and nobody is asked who he is.
+    /// Allows `listen` to be reachable from other machines although nothing is encrypted and nobody is asked who they are.
     pub allow_remote: bool,
 }
 

@@ -169,7 +169,7 @@ fn check_grpc(found: &mut Found, grpc: &Grpc) {
 fn check_http(found: &mut Found, http: &Http, grpc: &Grpc) {
     let Some(listen) = http.listen else { return };
     if !listen.ip().is_loopback() && !http.allow_remote {
-        let rule = "must be a loopback address or off, because nothing there is encrypted and nobody is asked who he is: \
+        let rule = "must be a loopback address or off, because nothing there is encrypted and nobody is asked who they are: \
                     put a proxy before it, or set http.allow_remote = true where the network is trusted";
         found.push("http.listen", quoted(listen), rule);
     }

@@ -1,6 +1,6 @@
 //! The port for operators: `/metrics`, `/livez`, `/readyz`, and at `/` a page that says how the cluster is.
 //!
-//! Nothing here changes anything, and nothing that it shows is a secret. Whoever connects may send what he likes: one
+//! Nothing here changes anything, and nothing that it shows is a secret. Whoever connects may send anything: one
 //! connection carries one request, head and answer are bounded in size, both together in time, and the connections in
 //! number. Those beyond wait in the system's queue, in their order, so that a probe is late at worst.
 

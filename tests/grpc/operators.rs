@@ -3,9 +3,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use majorityd::config::Settings;
 use majorityd::http::Limits;
+use majorityd::server::{self, NodesKind, ServeError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
 
 use crate::stage::*;
 
@@ -189,4 +192,48 @@ async fn who_fills_the_port_with_silence_makes_a_probe_late_and_no_more() {
         }
     };
     assert!(within(answered).await.starts_with("HTTP/1.1 200"));
+}
+
+/// Mechanism: `server::run` as the binary calls it, with nodes in this process.
+#[tokio::test]
+async fn the_daemon_serves_the_port_until_its_last_call_has_ended() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let http = taken.local_addr().unwrap();
+    let mut settings = Settings::default();
+    settings.cluster.bootstrap = true;
+    settings.grpc.listen = "127.0.0.1:0".parse().unwrap();
+    settings.http.listen = Some(http);
+
+    let refused = server::run(settings.clone(), NodesKind::Embedded(1), std::future::pending());
+    match within(refused).await {
+        Err(error @ ServeError::ListenHttp { .. }) => assert!(error.to_string().contains("http.listen")),
+        other => panic!("{other:?}"),
+    }
+
+    drop(taken);
+    let (stop, stopped) = oneshot::channel::<()>();
+    let shutdown = async move {
+        let _ = stopped.await;
+    };
+    let daemon = start(server::run(settings, NodesKind::Embedded(1), shutdown));
+    let listens = async {
+        while TcpStream::connect(http).await.is_err() {
+            pause().await;
+        }
+    };
+    within(listens).await;
+    until_code(http, "/readyz", 200).await;
+    assert!(get(http, "/metrics").await.body.contains("majorityd_build_info"));
+    stop.send(()).unwrap();
+    within(daemon).await.unwrap().unwrap();
+    assert!(TcpStream::connect(http).await.is_err(), "the port is given back");
+}
+
+#[tokio::test]
+async fn a_daemon_needs_no_port_for_operators() {
+    let mut settings = Settings::default();
+    settings.cluster.bootstrap = true;
+    settings.grpc.listen = "127.0.0.1:0".parse().unwrap();
+    settings.http.listen = None;
+    within(server::run(settings, NodesKind::Embedded(1), std::future::ready(()))).await.unwrap();
 }

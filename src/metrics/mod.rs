@@ -4,7 +4,7 @@
 //! Nothing is prepared between scrapes, and nothing is kept here. Labels have few values, known before: kinds, outcomes,
 //! methods of the API, nodes by number. No name of a lock, a queue or a key is ever one, and no owner and no lease id.
 //!
-//! [`page`] writes families; [`cluster`] has what an observer sees, [`work`] what has been counted.
+//! `page.rs` writes families; `cluster.rs` has what an observer sees, `work.rs` what has been counted.
 
 mod cluster;
 mod page;

@@ -6,7 +6,6 @@
 use std::collections::BTreeSet;
 
 use crate::queue::{ItemState, Settled};
-use crate::runtime::Moment;
 use crate::sim::item::{ItemAsked, ItemTold};
 use crate::sim::story::{Effect, LeaseUse, PutCall, Span, Story};
 use crate::token::Token;
@@ -27,11 +26,11 @@ pub fn judge(story: &Story<'_>) -> Result<(), String> {
 
 /// Whether it is still to be delivered and acked, as far as anybody was told.
 pub fn is_outstanding(story: &Story<'_>) -> bool {
-    let purged = story.purges().map(|purge| purge.end).max().unwrap_or(Moment::ZERO);
-    let later = || story.puts.iter().filter(|put| put.span.start > purged);
+    let purged = story.purges().map(|purge| purge.end).max();
+    let later = || story.puts.iter().filter(|put| purged.is_none_or(|purged| put.span.start > purged));
     let put = later().filter(|put| put.effect == Effect::Done).count();
     // What is known may be what was purged, and is remembered: a put that finds it known says nothing alone.
-    let may_be_anew = purged == Moment::ZERO || later().any(|put| put.effect != Effect::None);
+    let may_be_anew = purged.is_none() || later().any(|put| put.effect != Effect::None);
     let acknowledged = put.max(usize::from(may_be_anew && later().any(|put| put.told.is_some())));
     let acks = story.acks(Effect::Done).chain(story.acks(Effect::Unknown));
     acknowledged > acks.map(|ack| ack.token).collect::<BTreeSet<_>>().len()
@@ -186,6 +185,7 @@ mod tests {
             (Script::default().put((0, 1), 1, false).operate((0, 2), true), true),
             (Script::default().operate((0, 1), true).put((2, 3), 1, false), false),
             (Script::default().put((0, 1), 1, false).operate((0, 2), false), false),
+            (Script::default().put((0, 1), 1, false).operate((2, 3), true).put((4, 5), 1, true), true),
             (Script::default().put_unknown((0, 1), 1), true),
             (Script::default().not_put((0, 1), 1), true),
             (Script::default().put_unknown((0, 1), 1).put((2, 3), 1, true), false),
@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn a_lease_that_is_good_is_honoured_and_one_that_is_over_is_not() {
         for (script, fine) in [
-            (leased().ack((4, 5), 5, Settled::LeaseLost).ack_unknown((5, 6), 5), false),
+            (leased().ack((4, 5), 5, Settled::LeaseLost).ack_unknown((7, 8), 5), false),
             (leased().ack((4, 9), 5, Settled::LeaseLost).ack_unknown((10, 11), 5), true),
             (
                 leased().extend((4, 5), 5, 20).ack((9, 10), 5, Settled::LeaseLost).ack_unknown((11, 12), 5),
@@ -245,7 +245,7 @@ mod tests {
                 true,
             ),
             (
-                leased().not_acked((4, 5), 5).ack((5, 6), 5, Settled::AlreadyDone).ack_unknown((6, 7), 5),
+                leased().not_acked((4, 5), 5).ack((5, 6), 5, Settled::AlreadyDone).ack_unknown((7, 8), 5),
                 false,
             ),
             (leased().operate((3, 4), true).ack((5, 6), 5, Settled::AlreadyDone), true),

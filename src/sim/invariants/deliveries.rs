@@ -115,7 +115,7 @@ mod tests {
 
     /// Put by request 1, leased under the token 5 and acked.
     fn acked() -> Script {
-        Script::default().put((0, 1), 1, false).lease((2, 3), (5, 1), 9, 1).ack((4, 5), 5, Settled::Done)
+        Script::default().put((0, 1), 1, false).lease((2, 3), (5, 2), 9, 1).ack((4, 5), 5, Settled::Done)
     }
 
     #[test]
@@ -155,7 +155,7 @@ mod tests {
         let given_back = given_back.nack((4, 5), 5, 3, Settled::Done);
         for (script, fine) in [
             (acked().lease((2, 6), (4, 1), 9, 1), true),
-            (acked().lease((6, 7), (6, 2), 9, 1), false),
+            (acked().lease((6, 7), (6, 3), 9, 1), false),
             (acked().put((6, 7), 2, false).lease((20, 21), (6, 1), 30, 2), false),
             (acked().put_unknown((16, 17), 2).lease((20, 21), (6, 1), 30, 2), true),
             (given_back.clone().lease((7, 8), (6, 2), 9, 1), true),

@@ -185,6 +185,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("prometheus_client", &["metrics/"]),
     ("tower", &["grpc/"]),
     ("clap", &["cli/"]),
+    ("clap_complete", &["cli/"]),
+    ("clap_mangen", &["cli/"]),
     ("config", &["config/"]),
     ("getrandom", &["runtime/system.rs"]),
     ("rustix", &["runtime/system.rs", "cli/"]),

@@ -4,11 +4,13 @@
 
 pub mod check;
 pub mod client;
+pub mod completions;
 pub mod dev;
 pub mod guard;
 pub mod kv;
 pub mod lock;
 pub mod locks;
+pub mod man;
 pub mod queue;
 mod say;
 pub mod serve;
@@ -43,7 +45,7 @@ pub const EXIT_UNAVAILABLE: u8 = 69;
 
 /// Distributed locks over gRPC, by majority of independent Redis servers.
 #[derive(Debug, Parser)]
-#[command(name = "majorityd", version, arg_required_else_help = true, max_term_width = 100)]
+#[command(name = "majorityd", version = env!("MAJORITYD_VERSION"), arg_required_else_help = true, max_term_width = 100)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -85,6 +87,10 @@ pub enum Command {
     /// Asks one daemon, which answers from what it knows, also when no quorum of nodes can be reached. (`check` asks the
     /// servers themselves, and needs no daemon.)
     Status(status::Status),
+    /// Print what makes a shell complete the words of this command line
+    Completions(completions::Completions),
+    /// Print the manual page, or write those of all commands
+    Man(man::Man),
 }
 
 /// How a command prints what it found.
@@ -187,6 +193,8 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Kv(command) => block_on(command.run()),
         Command::Queue(command) => block_on(command.run()),
         Command::Status(command) => block_on(command.run()),
+        Command::Completions(command) => command.run(),
+        Command::Man(command) => command.run(),
     }
 }
 
@@ -212,6 +220,12 @@ fn print_problems(problems: &Problems) {
 fn print_json(value: &impl Serialize) {
     let text = serde_json::to_string_pretty(value).expect("what is printed has text keys only");
     print_line(&text);
+}
+
+/// Writes bytes to stdout as they are; a reader that went away is not an error.
+fn print_bytes(bytes: &[u8]) {
+    use io::Write as _;
+    let _ = io::stdout().lock().write_all(bytes);
 }
 
 /// Prints a line; a reader that went away is not an error.

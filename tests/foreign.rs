@@ -383,3 +383,55 @@ fn python_does_all_that_the_api_promises() {
     assert!(output.status.success(), "{}", text_of(&output));
     print!("{}", text_of(&output));
 }
+
+/// What is in `examples/python`; `tests/foreign/examples.py` says which scenarios there are.
+#[test]
+fn the_python_examples_do_what_they_say() {
+    let dev = Dev::start();
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let generated = tempfile::tempdir().unwrap();
+    let script = root.join("tests/foreign/examples.py");
+    let arguments =
+        [script.as_os_str(), root.as_os_str(), generated.path().as_os_str(), dev.address.as_ref()];
+    let output = Command::new(tool("python3")).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{}", text_of(&output));
+    print!("{}", text_of(&output));
+}
+
+/// A script of `examples/shell`, with grpcurl in its path.
+fn example(dev: &Dev, script: &str, words: &[&str], variables: &[(&str, &str)]) -> Output {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let grpcurl = tool("grpcurl").parent().unwrap().to_owned();
+    let path = std::env::join_paths(std::iter::once(grpcurl).chain(std::env::split_paths(&path))).unwrap();
+    Command::new(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples/shell").join(script))
+        .args(words)
+        .env("PATH", path)
+        .env("MAJORITYD_ADDRESS", &dev.address)
+        .envs(variables.iter().copied())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn the_shell_examples_hold_a_lock_and_work_on_a_queue() {
+    let dev = Dev::start();
+    // Longer than the lease lasts unless it is extended.
+    let script = "echo token $MAJORITYD_FENCING_TOKEN; sleep 4; exit 3";
+    let held = example(&dev, "with-lock", &["a \"b\"", "sh", "-c", script], &[("TTL", "3")]);
+    let out = String::from_utf8_lossy(&held.stdout);
+    let token = out.trim().strip_prefix("token ").and_then(|token| token.parse::<u64>().ok());
+    assert!(held.status.code() == Some(3) && token.is_some(), "{}", text_of(&held));
+    assert_eq!(dev.call("GetLock", r#"{"name": "a \"b\""}"#)["lock"]["holder"], Value::Null);
+
+    dev.call("Acquire", r#"{"name": "taken", "owner": "ann", "ttl": "60s"}"#);
+    let refused = example(&dev, "with-lock", &["taken", "echo", "mine"], &[("WAIT", "0")]);
+    assert_eq!((refused.status.code(), refused.stdout.len()), (Some(75), 0), "{}", text_of(&refused));
+
+    let put = r#"{"queue": "mail", "items": [{"id": "a", "text": "one"}, {"id": "b", "text": "two words"}]}"#;
+    dev.call_of("QueueService", "Put", put);
+    let script = r#"echo "$MAJORITYD_ITEM_ID: $(cat)""#;
+    let worked = example(&dev, "work-queue", &["mail", "sh", "-c", script], &[("WAIT", "1")]);
+    assert_eq!(String::from_utf8_lossy(&worked.stdout), "a: one\nb: two words\n", "{}", text_of(&worked));
+    assert!(worked.status.success());
+}

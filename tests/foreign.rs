@@ -369,33 +369,29 @@ fn grpcurl_consumes_items_as_they_come() {
     assert!(consumer.wait().unwrap().success());
 }
 
-/// `tests/foreign/client.py` says which scenarios there are.
-#[test]
-fn python_does_all_that_the_api_promises() {
+/// Runs a script of `tests/foreign` with a place in the tree, a directory for what it generates, and the daemon's address.
+fn python(script: &str, place: &str) {
     let dev = Dev::start();
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let protos = root.join("proto");
     let generated = tempfile::tempdir().unwrap();
-    let script = root.join("tests/foreign/client.py");
+    let (script, place) = (root.join("tests/foreign").join(script), root.join(place));
     let arguments =
-        [script.as_os_str(), protos.as_os_str(), generated.path().as_os_str(), dev.address.as_ref()];
+        [script.as_os_str(), place.as_os_str(), generated.path().as_os_str(), dev.address.as_ref()];
     let output = Command::new(tool("python3")).args(arguments).output().unwrap();
     assert!(output.status.success(), "{}", text_of(&output));
     print!("{}", text_of(&output));
 }
 
+/// `tests/foreign/client.py` says which scenarios there are.
+#[test]
+fn python_does_all_that_the_api_promises() {
+    python("client.py", "proto");
+}
+
 /// What is in `examples/python`; `tests/foreign/examples.py` says which scenarios there are.
 #[test]
 fn the_python_examples_do_what_they_say() {
-    let dev = Dev::start();
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let generated = tempfile::tempdir().unwrap();
-    let script = root.join("tests/foreign/examples.py");
-    let arguments =
-        [script.as_os_str(), root.as_os_str(), generated.path().as_os_str(), dev.address.as_ref()];
-    let output = Command::new(tool("python3")).args(arguments).output().unwrap();
-    assert!(output.status.success(), "{}", text_of(&output));
-    print!("{}", text_of(&output));
+    python("examples.py", "");
 }
 
 /// A script of `examples/shell`, with grpcurl in its path.

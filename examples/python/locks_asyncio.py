@@ -41,7 +41,9 @@ class Lock:
             await self._stop()
             if lost:
                 raise self.problem from None
-            raise NotAcquired("no daemon has answered in time") if isinstance(problem, TimeoutError) else problem
+            if isinstance(problem, TimeoutError):
+                raise NotAcquired("no daemon has answered in time") from None
+            raise
         return self
 
     async def __aexit__(self, kind, error, _):

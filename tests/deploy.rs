@@ -1,7 +1,5 @@
 //! The settings that the files of `deploy/` give to daemons are settings that a daemon takes.
 
-#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
-
 use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;

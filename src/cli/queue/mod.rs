@@ -3,8 +3,8 @@
 //! Every item that is put has an id, one of its own if none is given, so that a put can be sent to another daemon when one
 //! does not answer, and happens once. Lease ids are secrets: only `reserve` prints them, because its reader has to ack.
 //!
-//! `put` is in [`put`], what is done with one lease in [`lease`], the looks at a queue and its upkeep in [`manage`], and
-//! `work`, which runs a command for each item, in [`work`].
+//! `put` is in `put.rs`, what is done with one lease in `lease.rs`, the looks at a queue and its upkeep in `manage.rs`, and
+//! `work`, which runs a command for each item, in `work.rs`.
 
 mod calls;
 mod job;

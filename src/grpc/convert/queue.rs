@@ -418,7 +418,7 @@ pub fn put_result(put: Result<Put, Status>) -> v1::put_response::Result {
     v1::put_response::Result { outcome: Some(outcome) }
 }
 
-/// An item with what remains of its lease `now`. With [`lease`] the one place where the lease id of an item leaves.
+/// An item with what remains of its lease `now`. With `lease` the one place where the lease id of an item leaves.
 pub fn reserved(item: Reserved, now: Moment) -> v1::ReservedItem {
     v1::ReservedItem {
         id: item.id.as_str().to_owned(),

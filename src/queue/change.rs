@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::value::{Item, ItemValue, QueueValue, State, Timer, millis};
 use super::{ItemState, QueueOptions, QueueOptionsPatch, Settled};
-use crate::ids::{Attributes, LeaseId};
+use crate::ids::{Attributes, LeaseId, ProposerId};
 use crate::mutant::{self, Mutant};
 use crate::node::keyspace::{KIND_ITEM, KIND_QUEUE};
 use crate::node::operation::{Place, Stamp};
@@ -87,6 +87,8 @@ pub struct PutItem {
     pub priority: i32,
     /// Its place among those of the same priority.
     pub order: Token,
+    /// The daemon that puts it.
+    pub put_by: ProposerId,
     /// When, in milliseconds of Unix time.
     pub now_unix_ms: u64,
     /// How long nobody gets it.
@@ -284,7 +286,8 @@ fn held(lease_id: LeaseId, value: &ItemValue) -> Result<(&Item, &Timer), Settled
 }
 
 fn apply_put(put: &PutItem, old: &ItemValue, attempt: &Attempt<'_>) -> ItemVerdict {
-    if old.item.as_ref().is_some_and(|item| item.order == put.order) && !mutant::is_on(Mutant::PutsAgain) {
+    let is_own = |item: &Item| (item.order, item.put_by) == (put.order, put.put_by);
+    if old.item.as_ref().is_some_and(is_own) && !mutant::is_on(Mutant::PutsAgain) {
         // By an earlier attempt of this very put.
         return Verdict::Unchanged(ItemAnswer::Put);
     }
@@ -303,6 +306,7 @@ fn apply_put(put: &PutItem, old: &ItemValue, attempt: &Attempt<'_>) -> ItemVerdi
         attributes: put.attributes.clone(),
         priority: put.priority,
         order: put.order,
+        put_by: put.put_by,
         put_unix_ms: put.now_unix_ms,
         attempts: 0,
         // Tokens go on from those of the item that had the id before.

@@ -41,6 +41,7 @@ fn item(state: State) -> Item {
         attributes: vec![("a".into(), "b".into())],
         priority: 7,
         order: ballot(3).token,
+        put_by: ProposerId(1),
         put_unix_ms: 1,
         attempts: if leased { 2 } else { 0 },
         token: if leased { ballot(5).token } else { Token::ZERO },
@@ -106,6 +107,7 @@ fn put(order: u64, delay_s: u64) -> ItemChange {
         attributes: Vec::new(),
         priority: 0,
         order: ballot(order).token,
+        put_by: ProposerId(1),
         now_unix_ms: 2,
         delay: Duration::from_secs(delay_s),
     })
@@ -137,6 +139,10 @@ fn an_id_is_put_once_for_as_long_as_it_is_remembered() {
         let (_, answer, changed) = apply(&put(3, 0), &old, 99);
         assert_eq!((answer, changed), (ItemAnswer::Put, false), "{old:?}");
     }
+    // Another daemon's may have drawn the same token.
+    let ItemChange::Put(own) = put(3, 0) else { unreachable!() };
+    let other = ItemChange::Put(PutItem { put_by: ProposerId(2), ..own });
+    assert_eq!(apply(&other, &ready(), 0).1, ItemAnswer::Known);
 }
 
 #[test]

@@ -294,6 +294,7 @@ impl Inner {
             attributes: item.attributes,
             priority: item.priority,
             order: ballot.token,
+            put_by: ballot.proposer,
             now_unix_ms: self.runtime().clock.wall_unix_ms(),
             delay: item.delay,
         };

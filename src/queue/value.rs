@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{ItemState, ItemView, QueueOptions};
-use crate::ids::{Attributes, ItemId, LeaseId, QueueName};
+use crate::ids::{Attributes, ItemId, LeaseId, ProposerId, QueueName};
 use crate::node::operation::{Place, Stamp};
 use crate::register::Ages;
 use crate::token::Token;
@@ -34,6 +34,8 @@ pub struct Item {
     pub priority: i32,
     /// Of two with the same priority the lower comes first: the token of the call that put it.
     pub order: Token,
+    /// The daemon that put it. With the order it names the put: two daemons may draw the same token.
+    pub put_by: ProposerId,
     /// When it was put, in milliseconds of Unix time by its daemon's clock. For people.
     pub put_unix_ms: u64,
     /// How often it was leased to somebody who got it.
@@ -268,7 +270,6 @@ pub(super) fn parse_member(member: &str) -> Option<(Token, ItemId)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::ProposerId;
     use crate::token::Ballot;
 
     #[test]
@@ -313,6 +314,7 @@ mod tests {
                 attributes: vec![("a".into(), "b".into())],
                 priority: -3,
                 order: ballot.token,
+                put_by: ballot.proposer,
                 put_unix_ms: 1,
                 attempts: 2,
                 token: ballot.token,

@@ -220,6 +220,18 @@ fn a_put_that_is_tried_for_long_does_not_put_again_what_was_done_and_forgotten()
     assert_eq!(reserve(&stage, &b, 30), None, "one put has put two items");
 }
 
+#[test]
+fn of_two_puts_with_one_token_one_finds_it_known() {
+    let stage = stage();
+    let (a, b) = (stage.daemon(1, RIGHT), stage.daemon(2, RIGHT));
+    remember(&stage, &stage.daemon(3, RIGHT), 60);
+    // No time passes between them, so their daemons give them the same token.
+    let puts = [putting(&stage, &a, "i"), putting(&stage, &b, "i")];
+    stage.pass(1_000);
+    let told = puts.map(|put| put.ended().expect("it is put by now").expect("q nodes answer").remove(0));
+    assert_eq!(told.map(|put| put.expect("q nodes answer").duplicate), [false, true]);
+}
+
 // ---- attempts
 
 #[test]

@@ -29,9 +29,9 @@ pub fn is_outstanding(story: &Story<'_>) -> bool {
     let purged = story.purges().map(|purge| purge.end).max();
     let later = || story.puts.iter().filter(|put| purged.is_none_or(|purged| put.span.start > purged));
     let put = later().filter(|put| put.effect == Effect::Done).count();
-    // What is known may be what was purged, and is remembered: a put that finds it known says nothing alone.
-    let may_be_anew = purged.is_none() || later().any(|put| put.effect != Effect::None);
-    let acknowledged = put.max(usize::from(may_be_anew && later().any(|put| put.told.is_some())));
+    // What is known may be what was purged, and is remembered: then a put that finds it known says nothing.
+    let known = purged.is_none() && story.puts.iter().any(|put| put.told.is_some());
+    let acknowledged = put.max(usize::from(known));
     let acks = story.acks(Effect::Done).chain(story.acks(Effect::Unknown));
     acknowledged > acks.map(|ack| ack.token).collect::<BTreeSet<_>>().len()
 }

@@ -15,10 +15,10 @@ use crate::token::Token;
 /// # Errors
 /// What must not be.
 pub fn judge(story: &Story<'_>) -> Result<(), String> {
+    judge_puts(story)?;
     if is_outstanding(story) {
         return Err("it was put, and nobody acked or purged it".to_owned());
     }
-    judge_puts(story)?;
     judge_acks(story)?;
     story.uses.iter().try_for_each(|one| judge_use(story, one))?;
     judge_looks(story)

@@ -117,7 +117,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "sim/",
         &[
             "ids", "limits", "mutant", "token", "quorum", "members", "node", "driver", "register", "lock",
-            "kv", "upkeep", "runtime",
+            "queue", "kv", "upkeep", "runtime",
         ],
     ),
     // The edges. An error of a register is part of a facade's error, and the one error map has to match on it.

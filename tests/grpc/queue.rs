@@ -1,5 +1,7 @@
 //! Items one by one: Put, Reserve, Extend, Ack, Nack; order, repeats and time.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use majorityd::proto::v1;
@@ -379,8 +381,10 @@ async fn who_waits_in_vain_is_answered_with_nothing() {
 async fn many_consumers_share_the_items() {
     const ITEMS: usize = 60;
     let (_cluster, _served, [mut one, two]) = queue_pair().await;
+    let done = Arc::new(AtomicUsize::new(0));
     let consumers: Vec<_> = (0..6)
         .map(|number| {
+            let done = done.clone();
             let mut client = if number % 2 == 0 { one.clone() } else { two.clone() };
             start(async move {
                 let mut worked = Vec::new();
@@ -391,6 +395,7 @@ async fn many_consumers_share_the_items() {
                         return worked;
                     }
                     worked.push(leased.id);
+                    done.fetch_add(1, Ordering::Relaxed);
                 }
             })
         })
@@ -398,8 +403,14 @@ async fn many_consumers_share_the_items() {
     for number in 0..ITEMS {
         put(&mut one, "mail", vec![item(&format!("{number:02}"), "x")]).await;
     }
-    // After the others, whatever is in the queue.
-    let stop = v1::NewItem { priority: 1, ..item("", "stop") };
+    // An item may be passed for a moment, so the end is put when all are done.
+    let all_done = async {
+        while done.load(Ordering::Relaxed) < ITEMS {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    within(all_done).await;
+    let stop = item("", "stop");
     put(&mut one, "mail", vec![stop; consumers.len()]).await;
     let mut worked = Vec::new();
     for consumer in consumers {

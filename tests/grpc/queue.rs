@@ -406,7 +406,7 @@ async fn many_consumers_share_the_items() {
     // An item may be passed for a moment, so the end is put when all are done.
     let all_done = async {
         while done.load(Ordering::Relaxed) < ITEMS {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            pause().await;
         }
     };
     within(all_done).await;

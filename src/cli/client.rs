@@ -111,6 +111,15 @@ impl Daemons {
         client.max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
+    /// So many connections, to each daemon in turn, all of them up.
+    pub async fn connect(&self, count: u32) -> Result<Vec<Channel>, Failed> {
+        let targets = self.targets.iter().cycle().take(count as usize);
+        let connected = targets.map(|target| async move {
+            target.endpoint.connect().await.map_err(|error| Status::unavailable(super::chain(&error)))
+        });
+        Ok(futures::future::try_join_all(connected).await?)
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.targets.len()

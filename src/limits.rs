@@ -78,6 +78,9 @@ pub const BATCH_OPERATIONS_MAX: usize = 128;
 pub const BATCH_BYTES_MAX: usize = 1 << 20;
 /// Batches under way to one node: one being carried there, one being run, one on its way back.
 pub const BATCHES_IN_FLIGHT_MAX: usize = 3;
+/// A batch sets out this long after the one before, although that is not back: then the way is long. On a short way what
+/// waits goes together, which costs a server and a daemon a tenth to a fifth less.
+pub const BATCHES_OVERLAP_AFTER: Duration = Duration::from_millis(1);
 /// Operations that may wait for one node; past this they are refused at once instead of growing old.
 pub const OPERATIONS_QUEUED_MAX: usize = 65_536;
 /// Changes of one key that one round applies together.

@@ -20,6 +20,7 @@ pub mod status;
 use std::ffi::OsString;
 use std::future::Future;
 use std::io;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -191,8 +192,8 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         }
     };
     match cli.command {
-        Command::Serve(command) => block_on(command.run()),
-        Command::Dev(command) => block_on(command.run()),
+        Command::Serve(command) => block_on_few(command.run()),
+        Command::Dev(command) => block_on_few(command.run()),
         Command::Check(command) => block_on(command.run()),
         Command::Lock(command) => block_on(command.run()),
         Command::Locks(command) => block_on(command.run()),
@@ -205,8 +206,23 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     }
 }
 
+/// Runs a daemon, on half of the cores that it may use: tasks of one call wake each other all the time, and waking one in
+/// another thread costs more than what it does then. `TOKIO_WORKER_THREADS` sets another number.
+fn block_on_few(daemon: impl Future<Output = u8>) -> u8 {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        builder.worker_threads(cores.div_ceil(2));
+    }
+    run_on(builder, daemon)
+}
+
 fn block_on(command: impl Future<Output = u8>) -> u8 {
-    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    run_on(tokio::runtime::Builder::new_multi_thread(), command)
+}
+
+fn run_on(mut builder: tokio::runtime::Builder, command: impl Future<Output = u8>) -> u8 {
+    match builder.enable_all().build() {
         Ok(runtime) => runtime.block_on(command),
         Err(error) => {
             eprintln!("majorityd: can't start: {error}");

@@ -1,7 +1,8 @@
 //! The batch: the queue of one node, and the group commit that empties it.
 //!
 //! Everything that a daemon does on a node is one call of the script with a batch of operations (protocol, section 6).
-//! While batches are under way, what arrives forms the next one; at low load nothing waits. A [`Batcher`] is one node's
+//! While a batch is under way, what arrives forms the next one; at low load nothing waits. Where the way is long, batches
+//! overlap: the next one sets out a moment after the one before, whether that is back or not. A [`Batcher`] is one node's
 //! queue. [`super::wire`] has the form in which batches travel.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use futures::channel::mpsc;
 use futures::stream::FuturesUnordered;
-use futures::{FutureExt, StreamExt, select_biased};
+use futures::{FutureExt, StreamExt, future, select_biased};
 
 use super::handshake::Welcome;
 use super::operation::{Answer, RegisterKey};
@@ -20,7 +21,7 @@ use super::{CallError, Node, NodeState};
 use crate::ids::{MemoryId, NodeIndex};
 use crate::limits;
 use crate::meter::NodeMeter;
-use crate::runtime::Runtime;
+use crate::runtime::{Moment, Runtime};
 use crate::token::Ballot;
 
 /// What became of one operation on one node.
@@ -203,6 +204,7 @@ impl Sender {
     async fn run(self, mut waiting: mpsc::UnboundedReceiver<Queued>) {
         let mut under_way = FuturesUnordered::new();
         let mut next: VecDeque<Queued> = VecDeque::new();
+        let mut overlaps_from = Moment::ZERO;
         let mut open = true;
         while open || !under_way.is_empty() || !next.is_empty() {
             loop {
@@ -215,10 +217,18 @@ impl Sender {
                     }
                 }
             }
-            while !next.is_empty() && under_way.len() < limits::BATCHES_IN_FLIGHT_MAX {
-                under_way.push(self.carry(take_batch(&mut next)));
-            }
-            if open && under_way.len() < limits::BATCHES_IN_FLIGHT_MAX {
+            let has_room = under_way.len() < limits::BATCHES_IN_FLIGHT_MAX;
+            if !next.is_empty() && has_room {
+                let now = self.runtime.clock.now();
+                if under_way.is_empty() || overlaps_from <= now {
+                    under_way.push(self.carry(take_batch(&mut next)));
+                    overlaps_from = now + limits::BATCHES_OVERLAP_AFTER;
+                    continue;
+                }
+                // What comes meanwhile goes with what waits.
+                let timer = self.runtime.clock.sleep_until(overlaps_from);
+                future::select(under_way.next(), timer).await;
+            } else if open && has_room {
                 select_biased! {
                     () = under_way.select_next_some() => {}
                     item = waiting.next() => match item {
@@ -324,9 +334,165 @@ fn take_batch(waiting: &mut VecDeque<Queued>) -> Vec<Queued> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use event_listener::Event;
+    use futures::channel::oneshot;
+    use futures::executor::LocalPool;
+    use futures::future::BoxFuture;
+    use futures::task::LocalSpawnExt;
+
     use super::*;
     use crate::ids::ProposerId;
+    use crate::runtime::{Clock, Entropy, Spawn};
     use crate::token::Token;
+
+    /// A node that answers when it is told to, and time that goes on when it is told to.
+    #[derive(Default)]
+    struct Stage {
+        calls: Mutex<Vec<oneshot::Sender<Result<Bytes, CallError>>>>,
+        millis: AtomicUsize,
+        moved: Event,
+        tasks: Mutex<Vec<BoxFuture<'static, ()>>>,
+    }
+
+    /// What the queue holds of it.
+    #[derive(Clone)]
+    struct Part(Arc<Stage>);
+
+    impl Node for Part {
+        fn index(&self) -> NodeIndex {
+            NodeIndex(0)
+        }
+
+        fn address(&self) -> &str {
+            "stage"
+        }
+
+        fn call(&self, _: Bytes) -> BoxFuture<'static, Result<Bytes, CallError>> {
+            let (sender, reply) = oneshot::channel();
+            self.0.calls.lock().unwrap().push(sender);
+            async move { reply.await.unwrap_or(Err(CallError::Lost("gone".into()))) }.boxed()
+        }
+
+        fn reset(&self, _: &str) {}
+
+        fn state(&self) -> NodeState {
+            NodeState::Unreachable("it is not asked".into())
+        }
+
+        fn watch_changes(&self, _: bool) {}
+    }
+
+    impl Clock for Part {
+        fn now(&self) -> Moment {
+            Moment::from_start(Duration::from_millis(self.0.millis.load(Ordering::Relaxed) as u64))
+        }
+
+        fn wall_unix_ms(&self) -> u64 {
+            0
+        }
+
+        fn sleep_until(&self, moment: Moment) -> BoxFuture<'static, ()> {
+            let part = self.clone();
+            async move {
+                while part.now() < moment {
+                    let moved = part.0.moved.listen();
+                    moved.await;
+                }
+            }
+            .boxed()
+        }
+    }
+
+    impl Entropy for Part {
+        fn next_u64(&self) -> u64 {
+            0
+        }
+    }
+
+    impl Spawn for Part {
+        fn spawn(&self, task: BoxFuture<'static, ()>) {
+            self.0.tasks.lock().unwrap().push(task);
+        }
+    }
+
+    /// The queue of a stage, and what drives it.
+    struct Play {
+        stage: Arc<Stage>,
+        batcher: Batcher,
+        pool: LocalPool,
+        replies: mpsc::UnboundedReceiver<Reply>,
+        reply: ReplySender,
+    }
+
+    impl Play {
+        fn new() -> Self {
+            let part = Part(Arc::default());
+            let shared = Arc::new(part.clone());
+            let runtime = Runtime { clock: shared.clone(), entropy: shared.clone(), spawner: shared.clone() };
+            let batcher = Batcher::new(shared, &runtime);
+            let pool = LocalPool::new();
+            for task in part.0.tasks.lock().unwrap().drain(..) {
+                pool.spawner().spawn_local(task).unwrap();
+            }
+            let (reply, replies) = mpsc::unbounded();
+            Self { stage: part.0, batcher, pool, replies, reply }
+        }
+
+        /// So many operations come. How many calls are under way then.
+        fn comes(&mut self, operations: usize) -> usize {
+            for _ in 0..operations {
+                self.batcher.submit(Ballot::ZERO, Encoded::of_size(1), 0, &self.reply);
+            }
+            self.pool.run_until_stalled();
+            self.under_way()
+        }
+
+        fn passes(&mut self, length: Duration) -> usize {
+            self.stage.millis.fetch_add(length.as_millis() as usize, Ordering::Relaxed);
+            self.stage.moved.notify(usize::MAX);
+            self.pool.run_until_stalled();
+            self.under_way()
+        }
+
+        /// The first call fails. How many operations learn of it.
+        fn ends(&mut self) -> usize {
+            let call = self.stage.calls.lock().unwrap().remove(0);
+            call.send(Err(CallError::Lost("as told".into()))).unwrap();
+            self.pool.run_until_stalled();
+            std::iter::from_fn(|| self.replies.try_recv().ok()).count()
+        }
+
+        fn under_way(&self) -> usize {
+            self.stage.calls.lock().unwrap().len()
+        }
+    }
+
+    #[test]
+    fn what_comes_while_a_call_is_under_way_goes_together() {
+        let mut play = Play::new();
+        assert_eq!((play.comes(1), play.comes(1), play.comes(5)), (1, 1, 1));
+        assert_eq!((play.ends(), play.under_way()), (1, 1), "the next one sets out when the first is back");
+        assert_eq!(play.ends(), 6);
+        assert_eq!(
+            (play.under_way(), play.comes(1)),
+            (0, 1),
+            "what comes when nothing is under way does not wait"
+        );
+    }
+
+    #[test]
+    fn where_the_way_is_long_calls_overlap_up_to_a_bound() {
+        let mut play = Play::new();
+        let long = limits::BATCHES_OVERLAP_AFTER;
+        assert_eq!((play.comes(1), play.comes(2)), (1, 1));
+        assert_eq!(play.passes(long), 2, "what waited");
+        assert_eq!(play.passes(long), 2, "nothing waits");
+        assert_eq!(play.comes(1), 3, "it is long enough ago");
+        assert_eq!((play.comes(4), play.passes(10 * long)), (3, 3), "that is all that may be under way");
+        assert_eq!((play.ends(), play.under_way()), (1, 3));
+        assert_eq!((play.ends(), play.ends(), play.ends()), (2, 1, 4));
+    }
 
     fn queued(list: u64, bytes: usize) -> Queued {
         let list = Ballot { token: Token::new(list).unwrap(), proposer: ProposerId(1) };

@@ -78,7 +78,7 @@ fn promised(promise: Ballot) -> Record {
 /// What a proposer came to.
 struct Done {
     warm: Option<Warm<<LockKind as Kind>::Value>>,
-    accept: Accept,
+    accept: Arc<Accept>,
 }
 
 /// Runs one change to its end, with the answers of the first two of three nodes.

@@ -25,6 +25,7 @@ fn options(address: &str) -> RedisOptions {
         username: None,
         password: None,
         ca_file: None,
+        client_pair: None,
         connect_timeout: Duration::from_secs(5),
         call_timeout: Duration::from_secs(5),
         reconnect_delay_max: Duration::from_millis(100),

@@ -352,20 +352,50 @@ pub fn explain(status: &Status, address: &str) -> String {
         Some(reason) => format!("{code} ({reason})"),
         None => code,
     };
-    let message = super::printable(status.message());
-    match advice(status.code(), reason.as_deref()) {
+    let message = super::printable(&whole_message(status));
+    match advice(status.code(), reason.as_deref(), &message) {
         Some(advice) => format!("{address}: {what}: {message}\n  {advice}"),
         None => format!("{address}: {what}: {message}"),
     }
 }
 
-fn advice(code: Code, reason: Option<&str>) -> Option<String> {
+/// The message, and what the transport knows beyond it.
+fn whole_message(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut source = std::error::Error::source(status);
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// What the transport says where TLS is the matter, and what to do then.
+const ABOUT_TLS: [(&str, &str); 4] = [
+    ("UnknownIssuer", "Name who signs the daemon's certificate with --tls-ca."),
+    (
+        "invalid peer certificate",
+        "Call the daemon by a name that its certificate has, and have that renewed if it has expired.",
+    ),
+    ("CertificateRequired", "Show a certificate with --tls-cert and --tls-key."),
+    ("received fatal alert", "The daemon refuses the certificate that is shown with --tls-cert."),
+];
+
+fn advice(code: Code, reason: Option<&str>, message: &str) -> Option<String> {
     if let Some(reason) = reason {
         let marker = format!("| `{reason}` |");
         let row = ERRORS.lines().find(|line| line.starts_with(&marker))?;
         return Some(row.trim_end_matches(" |").rsplit(" | ").next()?.to_owned());
     }
+    if let Some((_, advice)) = ABOUT_TLS.iter().find(|(words, _)| message.contains(words)) {
+        return Some((*advice).to_owned());
+    }
     let advice = match code {
+        // As gRPC calls what a port with TLS says to plaintext (INADEQUATE_SECURITY).
+        Code::PermissionDenied => "This port wants TLS: name the daemon as https:// with --endpoint.",
         Code::Unavailable | Code::Unknown | Code::Internal => {
             "Is a daemon running there? Start one with `majorityd serve`, or name another with --endpoint."
         }
@@ -379,6 +409,8 @@ fn advice(code: Code, reason: Option<&str>) -> Option<String> {
 /// The exit code for an error.
 pub fn exit_code(status: &Status) -> u8 {
     match status.code() {
+        // No daemon has answered; see `advice`.
+        Code::PermissionDenied if reason(status).is_none() => EXIT_UNAVAILABLE,
         Code::InvalidArgument => EXIT_USAGE,
         Code::ResourceExhausted | Code::DeadlineExceeded | Code::Aborted => EXIT_TRY_LATER,
         Code::Unavailable | Code::Unknown | Code::Internal | Code::Unimplemented => EXIT_UNAVAILABLE,

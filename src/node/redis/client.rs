@@ -216,11 +216,30 @@ pub(super) async fn subscribe(client: &Client, channel: &str, on: bool) -> Resul
 // ---------------------------------------------------------------------------------------------------------------------
 // Errors
 
-/// The error in words: fred passes on errors of the system in their debug form.
+/// The error in words: fred passes on errors of the system and of TLS in their debug form.
 pub(super) fn words(error: &Error) -> String {
     let details = error.details();
+    if let Some(words) = words_of_tls(details) {
+        return words;
+    }
     let of_system = details.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"'));
     of_system.map_or(details, |(words, _)| words).to_owned()
+}
+
+/// What went wrong in a handshake, and where to look.
+fn words_of_tls(details: &str) -> Option<String> {
+    let inside = |name: &str| {
+        let (_, rest) = details.split_once(name)?;
+        Some(rest.trim_end_matches([' ', '}']).trim_end_matches(')'))
+    };
+    if let Some(why) = inside("InvalidCertificate(") {
+        return Some(format!("its certificate is not trusted: {why} (setting nodes.tls.ca_file)"));
+    }
+    if let Some(alert) = inside("AlertReceived(") {
+        let files = "nodes.tls.cert_file and key_file";
+        return Some(format!("it refused the handshake of TLS: {alert} (for a client certificate: {files})"));
+    }
+    inside("InvalidMessage(").map(|why| format!("it does not speak TLS: {why} (is redis:// meant?)"))
 }
 
 /// The code of an error that the server replied, such as `NOSCRIPT`; `None` for what went wrong on the way.
@@ -287,6 +306,30 @@ pub(super) fn call_error(error: &Error) -> (CallError, bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_goes_wrong_with_tls_is_told_with_where_to_look() {
+        for (details, expected) in [
+            (
+                "Custom { kind: InvalidData, error: InvalidCertificate(UnknownIssuer) }",
+                "its certificate is not trusted: UnknownIssuer (setting nodes.tls.ca_file)",
+            ),
+            (
+                "Custom { kind: InvalidData, error: AlertReceived(CertificateRequired) }",
+                "it refused the handshake of TLS: CertificateRequired (for a client certificate: nodes.tls.cert_file and key_file)",
+            ),
+            (
+                "Custom { kind: InvalidData, error: InvalidMessage(InvalidContentType) }",
+                "it does not speak TLS: InvalidContentType (is redis:// meant?)",
+            ),
+            (
+                "Os { code: 111, kind: ConnectionRefused, message: \"Connection refused\" }",
+                "Connection refused",
+            ),
+        ] {
+            assert_eq!(words(&Error::new(ErrorKind::IO, details)), expected);
+        }
+    }
 
     #[test]
     fn only_what_the_server_refused_whole_was_not_sent() {

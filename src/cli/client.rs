@@ -365,7 +365,7 @@ fn whole_message(status: &Status) -> String {
     let mut source = std::error::Error::source(status);
     while let Some(cause) = source {
         let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
+        if !text.contains(&cause_text) && cause_text != "transport error" {
             text = format!("{text}: {cause_text}");
         }
         source = cause.source();
@@ -394,8 +394,8 @@ fn advice(code: Code, reason: Option<&str>, message: &str) -> Option<String> {
         return Some((*advice).to_owned());
     }
     let advice = match code {
-        // As gRPC calls what a port with TLS says to plaintext (INADEQUATE_SECURITY).
-        Code::PermissionDenied => "This port wants TLS: name the daemon as https:// with --endpoint.",
+        // What a port with TLS says to plaintext; a daemon's own refusal has a reason.
+        Code::PermissionDenied => "Name the daemon as https:// with --endpoint.",
         Code::Unavailable | Code::Unknown | Code::Internal => {
             "Is a daemon running there? Start one with `majorityd serve`, or name another with --endpoint."
         }

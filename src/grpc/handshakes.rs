@@ -161,11 +161,11 @@ async fn shake(mut stream: TcpStream, config: &watch::Receiver<Arc<ServerConfig>
     }
 }
 
-/// Tells a client that speaks HTTP/2 without TLS what is wrong: an empty SETTINGS, for some wait for it, and a GOAWAY with
-/// INADEQUATE_SECURITY and a text, which most print (RFC 9113, 6.5 and 6.8).
+/// Tells a client that speaks HTTP/2 without TLS what is wrong, as the answer to its first call: to a GOAWAY alone some of them
+/// connect again at once, and say nothing of why. The few frames that this takes are written by hand (RFC 9113, RFC 7541).
 async fn refuse_plaintext(stream: &mut TcpStream, first: u8) -> io::Result<()> {
-    if first == b'P' {
-        stream.write_all(&goaway()).await?;
+    if first == PREFACE[0] {
+        answer_plaintext(stream).await?;
     }
     stream.shutdown().await?;
     // Closed with something unread, the connection would be reset, and the answer lost with it.
@@ -173,17 +173,71 @@ async fn refuse_plaintext(stream: &mut TcpStream, first: u8) -> io::Result<()> {
     Ok(())
 }
 
-fn goaway() -> Vec<u8> {
-    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+/// What a client of HTTP/2 begins with.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The largest frame that a client may send which was told of no other size.
+const FRAME_BYTES_MAX: usize = 16_384;
+/// Frames of such a client that are read before its call.
+const FRAMES_MAX: usize = 16;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+
+async fn answer_plaintext(stream: &mut TcpStream) -> io::Result<()> {
+    let mut preface = [0; PREFACE.len()];
+    stream.read_exact(&mut preface).await?;
+    if preface != PREFACE {
+        return Ok(());
+    }
+    stream.write_all(&frame(SETTINGS, 0, 0, &[])).await?;
+    for _ in 0..FRAMES_MAX {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await?;
+        let [a, b, c, kind, flags, stream_id @ ..] = head;
+        let length = u32::from_be_bytes([0, a, b, c]) as usize;
+        if length > FRAME_BYTES_MAX {
+            return Ok(());
+        }
+        stream.read_exact(&mut vec![0; length]).await?;
+        match kind {
+            SETTINGS if flags & 1 == 0 => stream.write_all(&frame(SETTINGS, 1, 0, &[])).await?,
+            HEADERS => return stream.write_all(&refusal(u32::from_be_bytes(stream_id))).await,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The call on this stream is answered PERMISSION_DENIED, as gRPC calls HTTP/2's INADEQUATE_SECURITY, and the connection ends.
+fn refusal(stream_id: u32) -> Vec<u8> {
     const INADEQUATE_SECURITY: u32 = 0xc;
-    let length = u32::try_from(8 + SPEAK_TLS.len()).expect("the text is short").to_be_bytes();
-    let mut frames = SETTINGS.to_vec();
-    frames.extend_from_slice(&length[1..]);
-    // GOAWAY, no flags, on the connection; nothing was looked at.
-    frames.extend_from_slice(&[7, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-    frames.extend_from_slice(&INADEQUATE_SECURITY.to_be_bytes());
-    frames.extend_from_slice(SPEAK_TLS.as_bytes());
+    // `:status: 200` of the static table; the others are literals that are not indexed, without Huffman's code.
+    let mut fields = vec![0x88];
+    for (name, value) in
+        [("content-type", "application/grpc"), ("grpc-status", "7"), ("grpc-message", SPEAK_TLS)]
+    {
+        fields.push(0);
+        for text in [name, value] {
+            fields.push(u8::try_from(text.len()).expect("the texts are short"));
+            fields.extend_from_slice(text.as_bytes());
+        }
+    }
+    // END_STREAM and END_HEADERS.
+    let mut frames = frame(HEADERS, 0x5, stream_id, &fields);
+    let mut reason = stream_id.to_be_bytes().to_vec();
+    reason.extend_from_slice(&INADEQUATE_SECURITY.to_be_bytes());
+    reason.extend_from_slice(SPEAK_TLS.as_bytes());
+    frames.extend(frame(GOAWAY, 0, 0, &reason));
     frames
+}
+
+fn frame(kind: u8, flags: u8, stream_id: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("the texts are short").to_be_bytes();
+    let mut frame = length[1..].to_vec();
+    frame.extend_from_slice(&[kind, flags]);
+    frame.extend_from_slice(&stream_id.to_be_bytes());
+    frame.extend_from_slice(payload);
+    frame
 }
 
 #[cfg(test)]
@@ -191,14 +245,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_answer_to_plaintext_is_two_well_formed_frames() {
-        let frames = goaway();
-        let (settings, goaway) = frames.split_at(9);
-        assert_eq!(settings, [0, 0, 0, 4, 0, 0, 0, 0, 0]);
-        let length = u32::from_be_bytes([0, goaway[0], goaway[1], goaway[2]]) as usize;
-        assert_eq!(goaway.len(), 9 + length);
-        assert_eq!(goaway[3..9], [7, 0, 0, 0, 0, 0]);
-        assert_eq!(goaway[9..17], [0, 0, 0, 0, 0, 0, 0, 0xc]);
+    fn the_answer_to_plaintext_is_well_formed() {
+        // Lengths of literals have seven bits, and what is escaped in a message of gRPC is not in this one.
+        assert!(SPEAK_TLS.len() < 127 && SPEAK_TLS.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'%'));
+        assert_eq!(frame(SETTINGS, 1, 0, &[]), [0, 0, 0, 4, 1, 0, 0, 0, 0]);
+        let frames = refusal(3);
+        assert_eq!(frames[3..9], [HEADERS, 5, 0, 0, 0, 3]);
+        let length = u32::from_be_bytes([0, frames[0], frames[1], frames[2]]) as usize;
+        assert_eq!(frames[9..26], *b"\x88\0\x0ccontent-type\x10a");
+        let goaway = &frames[9 + length..];
+        assert_eq!(goaway[3..17], [GOAWAY, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0xc]);
         assert_eq!(&goaway[17..], SPEAK_TLS.as_bytes());
     }
 }

@@ -563,11 +563,72 @@ mod tests {
     }
 
     #[test]
+    fn all_that_is_wrong_with_files_of_tls_and_access_is_told_at_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).expect("writes");
+            path.to_str().expect("UTF-8").to_owned()
+        };
+        let made = |name: &str| {
+            let made = rcgen::generate_simple_self_signed([name.to_owned()]).expect("a certificate");
+            let certificate = write(&format!("{name}.crt"), &made.cert.pem());
+            (certificate, write(&format!("{name}.key"), &made.signing_key.serialize_pem()))
+        };
+        let ((certificate, key), (_, other)) = (made("a"), made("b"));
+        let rules = write("access.toml", "[[identity]]\nname = \"a b\"\n");
+        let empty = write("empty", "");
+        let problems = load_all(
+            "",
+            &[],
+            &[
+                ("grpc.tls.cert_file", &certificate),
+                ("grpc.tls.key_file", &other),
+                ("grpc.tls.client_ca_file", &empty),
+                ("nodes.tls.cert_file", &empty),
+                ("nodes.tls.key_file", "/nonexistent/key"),
+                ("nodes.tls.ca_file", &key),
+                ("access.file", &rules),
+            ],
+        )
+        .expect_err("wrong");
+        for (setting, rule) in [
+            ("grpc.tls.key_file", "must be the key of the certificate"),
+            ("grpc.tls.client_ca_file", "must have a certificate"),
+            ("nodes.tls.cert_file", "must have a certificate"),
+            ("nodes.tls.key_file", "must be a file that can be read"),
+            ("nodes.tls.ca_file", "must have a certificate"),
+            ("access.file", "name must have"),
+            ("access.file", "must have token_sha256"),
+        ] {
+            let found = problems.iter().filter(|line| line.starts_with(setting) && line.contains(rule));
+            assert_eq!(found.count(), 1, "{setting} {rule}: {problems:#?}");
+        }
+        assert_eq!(problems.len(), 7, "{problems:#?}");
+        let good = [
+            ("grpc.tls.cert_file", &*certificate),
+            ("grpc.tls.key_file", &key),
+            ("grpc.listen", "0.0.0.0:1"),
+        ];
+        load_all("", &[], &good).expect("good");
+    }
+
+    #[test]
     fn a_file_that_a_setting_names_must_be_there() {
-        for setting in ["nodes.password_file", "nodes.tls.ca_file"] {
+        let settings = [
+            "nodes.password_file",
+            "nodes.tls.ca_file",
+            "nodes.tls.cert_file",
+            "nodes.tls.key_file",
+            "grpc.tls.cert_file",
+            "grpc.tls.key_file",
+            "grpc.tls.client_ca_file",
+            "access.file",
+        ];
+        for setting in settings {
             let missing = load_all("", &[], &[(setting, "/nonexistent/x")]).expect_err("missing");
             let expected = format!("{setting} = \"/nonexistent/x\": must be a file that can be read");
-            assert!(missing[0].starts_with(&expected), "{missing:?}");
+            assert!(missing.iter().any(|line| line.starts_with(&expected)), "{missing:?}");
         }
     }
 }

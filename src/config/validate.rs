@@ -313,6 +313,28 @@ mod tests {
                 "together",
             ),
             (|s| s.nodes.tls.ca_file = Some("/nonexistent/ca".into()), "nodes.tls.ca_file", "rediss://"),
+            (
+                |s| s.nodes.tls.cert_file = Some("/x".into()),
+                "nodes.tls.cert_file = \"/x\"",
+                "nodes.tls.key_file",
+            ),
+            (|s| s.nodes.tls.key_file = Some("/x".into()), "nodes.tls.key_file = \"/x\"", "rediss://"),
+            (
+                |s| s.grpc.tls.cert_file = Some("/x".into()),
+                "grpc.tls.cert_file = \"/x\"",
+                "grpc.tls.key_file",
+            ),
+            (|s| s.grpc.tls.key_file = Some("/x".into()), "grpc.tls.key_file = \"/x\"", "grpc.tls.cert_file"),
+            (
+                |s| s.grpc.tls.client_ca_file = Some("/x".into()),
+                "grpc.tls.client_ca_file",
+                "grpc.tls.cert_file",
+            ),
+            (
+                |s| s.grpc.tls.client_auth = ClientAuth::Optional,
+                "grpc.tls.client_auth = \"optional\"",
+                "grpc.tls.client_ca_file",
+            ),
             (|s| s.nodes.connect_timeout = seconds(61), "nodes.connect_timeout = \"1m 1s\"", "10ms to 1m"),
             (|s| s.nodes.call_timeout = Duration::ZERO, "nodes.call_timeout = \"0s\"", "10ms to 1m"),
             (|s| s.nodes.call_timeout = seconds(2), "nodes.call_timeout = \"2s\"", "locks.ttl_min (\"1s\")"),
@@ -386,5 +408,8 @@ mod tests {
         assert_eq!(validate(&settings, NodesFrom::Addresses).len(), 1, "each needs its own");
         settings.http.allow_remote = true;
         assert_eq!(validate(&settings, NodesFrom::Addresses), []);
+        settings.grpc.allow_plaintext = false;
+        (settings.grpc.tls.cert_file, settings.grpc.tls.key_file) = (Some("/c".into()), Some("/k".into()));
+        assert_eq!(validate(&settings, NodesFrom::Addresses), [], "what is encrypted needs no word");
     }
 }

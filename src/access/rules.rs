@@ -329,6 +329,36 @@ mod tests {
         assert_eq!(rules.identify(&credentials(Some("x"), &[])), Err(Refusal::UnknownToken));
     }
 
+    /// The document shows a file, and what each right is for; both are true.
+    #[test]
+    fn the_document_has_good_rules_and_every_method_under_its_right() {
+        let document = include_str!("../../docs/security.md");
+        let blocks = document.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+        let file = blocks.into_iter().find(|block| block.contains("[[identity]]")).unwrap();
+        assert_eq!(Rules::parse(file).unwrap().count(), 1);
+
+        let columns = [Service::Locks, Service::Queues, Service::Keys, Service::Cluster];
+        let mut told = Vec::new();
+        for right in [Right::Read, Right::Use, Right::Force, Right::Admin] {
+            let start = format!("| `{right}` |");
+            let row = document.lines().find_map(|line| line.strip_prefix(&start)).unwrap();
+            for (service, cell) in columns.into_iter().zip(row.split('|')) {
+                let methods = cell.split('`').skip(1).step_by(2);
+                told.extend(methods.map(|method| format!("{service} {right} {method}")));
+            }
+        }
+        let needed = crate::access::methods::METHODS.iter().filter_map(|(path, entrance)| match entrance {
+            crate::access::methods::Entrance::Needs(Need { service, right }) => {
+                Some(format!("{service} {right} {}", path.rsplit('/').next()?))
+            }
+            _ => None,
+        });
+        let mut needed: Vec<String> = needed.collect();
+        told.sort();
+        needed.sort();
+        assert_eq!(told, needed);
+    }
+
     #[test]
     fn an_empty_file_lets_nobody_in() {
         let rules = Rules::parse("").unwrap();

@@ -450,6 +450,26 @@ mod tests {
     }
 
     #[test]
+    fn a_token_is_safe_on_this_machine_and_with_tls() {
+        let is_private = |text| parse_endpoint(text).unwrap().is_private();
+        for text in [
+            "https://a.example:1",
+            "http://127.0.0.1:1",
+            "http://127.9.9.9",
+            "http://[::1]:1",
+            "http://localhost:1",
+            "unix:///run/m.sock",
+        ] {
+            assert!(is_private(text), "{text}");
+        }
+        for text in
+            ["http://a.example:1", "http://10.0.0.1:1", "http://localhost.example:1", "http://[::2]:1"]
+        {
+            assert!(!is_private(text), "{text}");
+        }
+    }
+
+    #[test]
     fn people_learn_code_reason_and_what_to_do() {
         let details = ErrorDetails::with_error_info("NO_QUORUM", "majorityd", HashMap::new());
         let status = tonic::Status::with_error_details(Code::Unavailable, "1 of 3 nodes answer", details);

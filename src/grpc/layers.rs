@@ -28,10 +28,11 @@ use tonic::body::Body;
 use tonic::transport::server::Connected;
 use tracing::Instrument;
 
-use super::access::Gate;
+use super::access::{Caller, Gate};
 use super::status;
 use crate::meter::calls::{Calls, MethodMeter};
 use crate::runtime::{Clock, Moment};
+use crate::telemetry::field;
 use crate::tls::CertificateName;
 
 /// The most that an answer gets to travel to the client before the client's deadline.
@@ -296,6 +297,9 @@ where
                 return Box::pin(futures::future::ready(Ok(refusal.into_http())));
             }
         }
+        if let Some(identity) = request.extensions().get().and_then(Caller::identity) {
+            call.span.record(field::IDENTITY, identity);
+        }
         let time = CallTime::of(request.headers(), call.started);
         request.extensions_mut().insert(time);
         let answer = self.inner.call(request).instrument(call.span.clone());
@@ -325,13 +329,14 @@ struct Call {
 }
 
 impl Call {
-    /// Only the method and the peer are in the span: requests may hold secrets.
+    /// Only the method, the peer and, once it is known, the identity are in the span: requests may hold secrets.
     fn start(request: &Request<Body>, layer: &CallLayer) -> Self {
         let peer = request.extensions().get::<ConnectionInfo>().and_then(|info| info.peer);
         let span = tracing::debug_span!(
             "call",
             method = request.uri().path(),
             peer = peer.map(tracing::field::display),
+            identity = tracing::field::Empty,
         );
         let (clock, method) = (layer.clock.clone(), layer.counted.at(request.uri().path()).clone());
         method.began();

@@ -154,6 +154,11 @@ impl Caller {
         extensions.get::<Self>().cloned().ok_or_else(|| status::refused(&Refusal::NoCredentials))
     }
 
+    /// What the rules call it; `None` where nobody was asked.
+    pub fn identity(&self) -> Option<&str> {
+        self.0.as_ref().map(|known| known.identity.name.as_str())
+    }
+
     /// Whether the request may have all that it names.
     ///
     /// # Errors

@@ -31,6 +31,7 @@ pub mod idle;
 pub mod ids;
 pub mod kv;
 pub mod limits;
+pub mod load;
 pub mod lock;
 pub mod members;
 pub mod meter;

@@ -261,6 +261,17 @@ impl Daemons {
         client.max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
+    /// So many connections, to each daemon in turn, all of them up.
+    pub async fn connect(&self, count: u32) -> Result<Vec<Connection>, Failed> {
+        let targets = self.targets.iter().cycle().take(count as usize);
+        let connected = targets.map(|target| async move {
+            let channel = target.endpoint.connect().await;
+            let channel = channel.map_err(|error| Status::unavailable(super::chain(&error)))?;
+            Ok::<_, Status>(InterceptedService::new(channel, self.bearer.clone()))
+        });
+        Ok(futures::future::try_join_all(connected).await?)
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.targets.len()

@@ -2,6 +2,7 @@
 //!
 //! What is asked for goes to stdout; everything else, events included, to stderr.
 
+pub mod bench;
 pub mod check;
 pub mod client;
 pub mod completions;
@@ -93,6 +94,11 @@ pub enum Command {
     /// The token is printed first and is kept nowhere; the line has its SHA-256, which is no secret. docs/security.md says what
     /// to do with both.
     Token(token::Token),
+    /// Measure how fast daemons answer
+    ///
+    /// Many callers do one thing again and again for a while, on the daemon that is there for all: it is load. Told are how
+    /// often it was done each second and how long it took, with one line each second while it runs.
+    Bench(bench::Bench),
     /// Print what makes a shell complete the words of this command line
     Completions(completions::Completions),
     /// Print the manual page, or write those of all commands
@@ -200,6 +206,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Queue(command) => block_on(command.run()),
         Command::Status(command) => block_on(command.run()),
         Command::Token(command) => block_on(command.run()),
+        Command::Bench(command) => block_on(command.run()),
         Command::Completions(command) => command.run(),
         Command::Man(command) => command.run(),
     }

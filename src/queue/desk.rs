@@ -35,6 +35,8 @@ const MARK: Duration = Duration::from_secs(1);
 /// An item that fewer than q nodes promised while others claim, too, may be somebody else's in a moment: it is looked at after
 /// a pause of up to this.
 const CONTENDED_PAUSE: Duration = Duration::from_millis(8);
+/// Where several daemons were promised the same items, one node alone is asked for so long, and so says who gets what.
+const ONE_DECIDES_FOR: Duration = Duration::from_secs(2);
 /// How long a clerk stays when nobody waits: consumers come back.
 const LINGER: Duration = Duration::from_secs(5);
 /// Pause after a claim that found no quorum, or that a recovery forbids; each is drawn up to this.
@@ -66,6 +68,8 @@ struct Line {
     hand: VecDeque<Chosen>,
     /// Until when: before the marks end, and others claim it.
     hand_until: Moment,
+    /// Until when one node is asked; see [`ONE_DECIDES_FOR`].
+    one_decides_until: Moment,
 }
 
 struct Waiter {
@@ -363,16 +367,17 @@ impl Clerk {
             Ok(options) => options,
             Err(error) => return self.failed(Some(error)),
         };
-        let wanted = match inner.desk.lines().get_mut(&self.queue) {
+        let (wanted, one_decides) = match inner.desk.lines().get_mut(&self.queue) {
             Some(line) => {
                 line.hinted.clear();
                 let hand = std::mem::take(&mut line.hand);
                 if inner.now() < line.hand_until {
                     line.hand = self.deal(line, hand, &options);
                 }
-                line.waiters.iter().map(|waiter| waiter.wanted).sum::<usize>().min(CLAIM_MAX)
+                let wanted = line.waiters.iter().map(|waiter| waiter.wanted).sum::<usize>().min(CLAIM_MAX);
+                (wanted, inner.now() < line.one_decides_until)
             }
-            None => 0,
+            None => (0, false),
         };
         if wanted == 0 {
             return Look::Idle;
@@ -385,17 +390,32 @@ impl Clerk {
             ballot: inner.items.cluster().next_ballot(),
         };
         let hand_until = inner.now() + MARK / 2;
-        let haul = match inner.items.claim(request, deadline).await {
-            Ok(haul) => haul,
-            Err(error) => return self.failed(Some(error)),
+        let of_one = if one_decides { inner.items.claim_at_first(request.clone()).await } else { None };
+        let one_decided = of_one.is_some();
+        let haul = match of_one {
+            Some(haul) => haul,
+            None => match inner.items.claim(request, deadline).await {
+                Ok(haul) => haul,
+                Err(error) => return self.failed(Some(error)),
+            },
         };
         let (next_due, full) = (haul.next_due, haul.items.len() >= wanted);
+        let crowded = haul.is_crowded(inner.items.cluster().size);
         let chosen = self.worth_trying(haul);
         let mut lines = inner.desk.lines();
         let Some(line) = lines.get_mut(&self.queue) else { return Look::Idle };
         line.failed = None;
         line.hand = self.deal(line, chosen, &options);
         line.hand_until = hand_until;
+        if crowded {
+            line.one_decides_until = inner.now() + ONE_DECIDES_FOR;
+        } else if !(one_decided && full) {
+            line.one_decides_until = Moment::ZERO;
+        }
+        if one_decided && !full {
+            // The others may know of more.
+            return if line.waiters.is_empty() { Look::Idle } else { Look::Again };
+        }
         line.looked();
         if line.waiters.is_empty() {
             return Look::Idle;
@@ -493,8 +513,12 @@ impl Leasing {
     async fn serve(self, serving: Serving) {
         let Serving { waiter, items } = serving;
         let leases = items.into_iter().map(|chosen| self.lease(chosen));
-        let leased: Vec<_> = future::join_all(leases).await.into_iter().flatten().collect();
+        let leased = future::join_all(leases).await.into_iter().flatten();
         let inner = &self.inner;
+        // Each was leased at its own time, and the slowest may have outlasted the first.
+        let now = inner.now();
+        let (leased, late): (Vec<_>, Vec<_>) = leased.partition(|item| now < item.valid_until);
+        late.iter().for_each(|item| inner.give_back(&self.queue, &item.id, item.lease_id));
         if leased.is_empty() && !waiter.answer.is_canceled() {
             return inner.put_back(&self.queue, waiter);
         }

@@ -37,7 +37,7 @@ pub struct Haul {
     pub items: Vec<(String, Promised)>,
     /// Until the next item is due, by the clocks of q nodes.
     pub next_due: Option<Duration>,
-    /// Others claim from the same queue.
+    /// Others claim from the same queue, and may have been promised the same items.
     pub contended: bool,
     /// The first of the nodes that answered.
     pub first: NodeIndex,
@@ -81,6 +81,13 @@ impl Claimer {
     }
 }
 
+impl Haul {
+    /// Some items may be somebody else's, as nodes chose differently while others claimed.
+    pub fn is_crowded(&self, size: ClusterSize) -> bool {
+        self.contended && self.items.iter().any(|(_, promised)| promised.records.len() < size.quorum())
+    }
+}
+
 impl Machine for Claimer {
     type Outcome = Option<Gathered>;
 
@@ -121,6 +128,12 @@ impl Machine for Claimer {
 }
 
 impl Gathered {
+    /// What one node answered that was asked alone: nobody else is given that.
+    pub fn of_one(ballot: Ballot, size: ClusterSize, node: NodeIndex, claimed: Claimed) -> Self {
+        let claimed = Claimed { contended: false, ..claimed };
+        Self { ballot, size, answers: vec![(node, claimed)] }
+    }
+
     /// Whether some item has been promised by fewer than q of those that answered.
     fn is_uneven(&self) -> bool {
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
@@ -178,6 +191,18 @@ mod tests {
         Answer::Claimed(Claimed { items, floor: Ballot::ZERO, next_due, contended })
     }
 
+    fn view() -> Arc<View> {
+        let list = MemberList {
+            entries: Vec::new(),
+            founding: false,
+            ttl_max_ms: 0,
+            recovery: None,
+            loss: Loss::None,
+            before: Vec::new(),
+        };
+        Arc::new(View { vid: Ballot::ZERO, list, grants: true })
+    }
+
     fn claimer() -> Claimer {
         let ballot = Ballot { token: Token::ZERO, proposer: ProposerId(7) };
         let request =
@@ -233,16 +258,7 @@ mod tests {
             (1, Word::Answer(claimed(&["b"], None, false))),
         ];
         let gathered = run(&words).1.expect("done");
-        let list = MemberList {
-            entries: Vec::new(),
-            founding: false,
-            ttl_max_ms: 0,
-            recovery: None,
-            loss: Loss::None,
-            before: Vec::new(),
-        };
-        let view = Arc::new(View { vid: Ballot::ZERO, list, grants: true });
-        let haul = gathered.under(view);
+        let haul = gathered.under(view());
         let items: Vec<_> = haul
             .items
             .iter()
@@ -254,5 +270,16 @@ mod tests {
         assert_eq!(items, [("a", vec![0]), ("b", vec![0, 2, 1]), ("c", vec![2])]);
         assert_eq!((haul.next_due, haul.contended), (Some(Duration::from_millis(9)), true));
         assert_eq!(haul.first, NodeIndex(0));
+        assert!(haul.is_crowded(ClusterSize::new(3).unwrap()));
+    }
+
+    #[test]
+    fn what_one_node_gave_is_nobody_elses() {
+        let Answer::Claimed(claimed) = claimed(&["a", "b"], None, true) else { panic!("it is one") };
+        let size = ClusterSize::new(3).unwrap();
+        let gathered = Gathered::of_one(Ballot::ZERO, size, NodeIndex(2), claimed);
+        let haul = gathered.under(view());
+        assert_eq!((haul.items.len(), haul.contended, haul.first), (2, false, NodeIndex(2)));
+        assert!(!haul.is_crowded(size));
     }
 }

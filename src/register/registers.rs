@@ -13,7 +13,7 @@ use futures::channel::oneshot;
 use futures::future::{self, Either};
 
 use super::age::Ages;
-use super::claim::{Claimer, Haul};
+use super::claim::{Claimer, Gathered, Haul};
 use super::proposer::{Claim, Decided, Entry, Fate, Proposer, Warm};
 use super::room::Held;
 use super::{Kind, Promised, RegisterError};
@@ -396,6 +396,19 @@ impl<K: Kind> Registers<K> {
         let (gathered, view) = drive_from(&inner.cluster, &mut claimer, limit, None).await;
         let haul = gathered.zip(view).map(|(gathered, view)| gathered.under(view));
         haul.ok_or_else(|| inner.no_quorum())
+    }
+
+    /// The same at one node, the first that can be reached: where all daemons do that, it says who of them gets what. `None` if
+    /// it does not answer.
+    pub async fn claim_at_first(&self, request: ClaimRequest) -> Option<Haul> {
+        let cluster = &self.inner.cluster;
+        let (view, size, ballot) = (cluster.views.current()?, cluster.size, request.ballot);
+        let first = size.indexes().find(|node| cluster.is_reachable(&view, *node))?;
+        let operation = Operation::Claim(request).encode();
+        let answers = cluster.ask_under(view.vid, std::iter::once((first, operation))).await;
+        let (node, _, answer) = answers.into_iter().find(|(node, memory, _)| view.counts(*node, *memory))?;
+        let Answer::Claimed(claimed) = answer else { return None };
+        Some(Gathered::of_one(ballot, size, node, claimed).under(view))
     }
 }
 

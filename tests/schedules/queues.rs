@@ -10,7 +10,7 @@ use majorityd::queue::{
 };
 use majorityd::register::RegisterError;
 
-use super::stage::{ACCEPT, Call, Daemon, RIGHT, Stage, Way};
+use super::stage::{ACCEPT, CLAIM, Call, Daemon, RIGHT, Stage, Way};
 use super::table::{Found, Table, holds_and_breaks_without, promise};
 
 fn queue() -> QueueName {
@@ -63,6 +63,13 @@ fn reserve(stage: &Stage, daemon: &Daemon, ttl: u64) -> Option<Reserved> {
     let reserving = reserving(stage, daemon, ttl);
     stage.pass(500);
     reserving.ended().expect("it is answered by now").expect("q nodes answer").pop()
+}
+
+/// The same, where it may fail.
+fn reserving_ended(stage: &Stage, daemon: &Daemon) -> Result<Vec<Reserved>, QueueError> {
+    let reserving = reserving(stage, daemon, 30);
+    stage.pass(500);
+    reserving.ended().expect("it is answered by now")
 }
 
 fn ack(stage: &Stage, daemon: &Daemon, item: &Reserved) -> Settled {
@@ -135,6 +142,47 @@ fn a_lease_that_begins_anew_has_a_new_token() {
         let other = reserve(&stage, &a, 1).expect("the lease has run out");
         promise(one.token < other.token, "two leases of one item have one token")
     });
+}
+
+/// Two daemons claim at once, and one comes first at one node and the other at another.
+fn crowd(stage: &Stage, a: &Daemon, b: &Daemon) {
+    let late = [(a, 1), (a, 2), (b, 0), (b, 2)];
+    late.iter().for_each(|(daemon, node)| daemon.way_of(*node, CLAIM, Way::KeepRequest));
+    let both = [reserving(stage, a, 30), reserving(stage, b, 30)];
+    stage.settle();
+    late.iter().for_each(|(daemon, node)| {
+        daemon.let_go(*node);
+        daemon.way_of(*node, CLAIM, Way::Open);
+    });
+    stage.pass(500);
+    let items =
+        both.map(|reserving| reserving.ended().expect("it is answered by now").expect("q nodes answer"));
+    let ids: Vec<_> = items.iter().flatten().map(|item| &item.id).collect();
+    assert!(ids.len() < 2 || ids[0] != ids[1], "{ids:?}");
+}
+
+#[test]
+fn where_daemons_were_promised_the_same_items_one_node_decides() {
+    let stage = stage();
+    let (a, b) = (stage.daemon(1, RIGHT), stage.daemon(2, RIGHT));
+    ["1", "2", "3", "4", "5", "6"].iter().for_each(|id| drop(put(&stage, &a, id)));
+    crowd(&stage, &a, &b);
+    // Claims are made at the first node alone, and only claims.
+    [1, 2].iter().for_each(|node| a.way_of(*node, CLAIM, Way::Cut));
+    assert!(reserve(&stage, &a, 30).is_some());
+    // After a while all are asked again.
+    stage.pass(3_000);
+    assert!(reserving_ended(&stage, &a).is_err());
+}
+
+#[test]
+fn where_the_node_that_decides_is_silent_the_others_are_asked() {
+    let stage = stage();
+    let (a, b) = (stage.daemon(1, RIGHT), stage.daemon(2, RIGHT));
+    ["1", "2", "3", "4", "5", "6"].iter().for_each(|id| drop(put(&stage, &a, id)));
+    crowd(&stage, &a, &b);
+    a.way_of(0, CLAIM, Way::Cut);
+    assert!(reserve(&stage, &a, 30).is_some());
 }
 
 // ---- done once

@@ -53,6 +53,7 @@ pub enum Way {
 pub const PREPARE: u8 = 2;
 pub const ACCEPT: u8 = 3;
 pub const END_JOIN: u8 = 8;
+pub const CLAIM: u8 = 14;
 
 type Reply = Result<Bytes, CallError>;
 

@@ -20,7 +20,7 @@ use futures::future::{self, Either};
 use futures::stream;
 use futures::{FutureExt, SinkExt, Stream, StreamExt};
 use rustls::ServerConfig;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
@@ -56,13 +56,25 @@ pub(super) struct Handshakes {
     pub(super) timeout: Duration,
 }
 
-type Secured = Connection<TlsStream<TcpStream>>;
+/// What was accepted: a TCP connection, or something around one.
+pub(super) trait Accepted: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// The connection itself.
+    fn tcp(&self) -> &TcpStream;
+}
+
+impl Accepted for TcpStream {
+    fn tcp(&self) -> &TcpStream {
+        self
+    }
+}
+
+type Secured<S> = Connection<TlsStream<S>>;
 
 /// Connections with their handshakes done, in the order in which they were.
-pub(super) fn done(
-    incoming: impl Stream<Item = io::Result<TcpStream>> + Send + 'static,
+pub(super) fn done<S: Accepted>(
+    incoming: impl Stream<Item = io::Result<S>> + Send + 'static,
     handshakes: Handshakes,
-) -> impl Stream<Item = io::Result<Secured>> + Send + 'static {
+) -> impl Stream<Item = io::Result<Secured<S>>> + Send + 'static {
     let (sender, finished) = mpsc::channel(0);
     let mut under_way: VecDeque<oneshot::Sender<()>> = VecDeque::new();
     let begun = incoming.filter_map(move |accepted| {
@@ -87,8 +99,8 @@ pub(super) fn done(
 }
 
 /// What a handshake came to.
-enum End {
-    Done(Box<TlsStream<TcpStream>>),
+enum End<S> {
+    Done(Box<TlsStream<S>>),
     Failed(io::Error),
     Plaintext,
     TimedOut,
@@ -96,13 +108,13 @@ enum End {
 }
 
 impl Handshakes {
-    async fn run(
+    async fn run<S: Accepted>(
         self,
-        stream: TcpStream,
+        stream: S,
         displaced: oneshot::Receiver<()>,
-        mut sender: mpsc::Sender<Secured>,
+        mut sender: mpsc::Sender<Secured<S>>,
     ) {
-        let peer = stream.peer_addr().ok();
+        let peer = stream.tcp().peer_addr().ok();
         let clock = &self.runtime.clock;
         let timer = clock.sleep_until(clock.now() + self.timeout);
         let end = {
@@ -135,16 +147,16 @@ impl Handshakes {
         }
     }
 
-    fn connection(&self, stream: TlsStream<TcpStream>, peer: Option<SocketAddr>) -> Secured {
+    fn connection<S>(&self, stream: TlsStream<S>, peer: Option<SocketAddr>) -> Secured<S> {
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let names = certificate.map(tls::names).unwrap_or_default();
         Connection::new(stream, peer, self.calls_max).with_certificate(names.into())
     }
 }
 
-async fn shake(mut stream: TcpStream, config: &watch::Receiver<Arc<ServerConfig>>) -> End {
+async fn shake<S: Accepted>(mut stream: S, config: &watch::Receiver<Arc<ServerConfig>>) -> End<S> {
     let mut first = [0];
-    match stream.peek(&mut first).await {
+    match stream.tcp().peek(&mut first).await {
         Ok(1) if first == [TLS_RECORD] => {}
         Ok(1) => {
             // Whether it arrives is the client's luck.
@@ -163,7 +175,7 @@ async fn shake(mut stream: TcpStream, config: &watch::Receiver<Arc<ServerConfig>
 
 /// Tells a client that speaks HTTP/2 without TLS what is wrong, as the answer to its first call: to a GOAWAY alone some of them
 /// connect again at once, and say nothing of why. The few frames that this takes are written by hand (RFC 9113, RFC 7541).
-async fn refuse_plaintext(stream: &mut TcpStream, first: u8) -> io::Result<()> {
+async fn refuse_plaintext(stream: &mut impl Accepted, first: u8) -> io::Result<()> {
     if first == PREFACE[0] {
         answer_plaintext(stream).await?;
     }
@@ -183,7 +195,7 @@ const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
 
-async fn answer_plaintext(stream: &mut TcpStream) -> io::Result<()> {
+async fn answer_plaintext(stream: &mut impl Accepted) -> io::Result<()> {
     let mut preface = [0; PREFACE.len()];
     stream.read_exact(&mut preface).await?;
     if preface != PREFACE {

@@ -126,7 +126,7 @@ fn proposer_warm_release(bencher: Bencher<'_, '_>) {
 
 #[divan::bench]
 fn lock_value_written_and_read(bencher: Bencher<'_, '_>) {
-    let value = round(acquire(), None, 1).accept.value;
+    let value = round(acquire(), None, 1).accept.value.clone();
     let value = LockKind::decode(&value).unwrap();
     bencher.bench(|| LockKind::decode(&LockKind::encode(black_box(&value))).unwrap());
 }
@@ -146,7 +146,7 @@ fn batch_written(bencher: Bencher<'_, '_>, size: usize) {
 
 /// A reply as the script packs it: each answer a promise with the record of a held lock.
 fn reply(size: usize) -> Vec<u8> {
-    let value = round(acquire(), None, 1).accept.value;
+    let value = round(acquire(), None, 1).accept.value.clone();
     let text = |bytes: &[u8]| rmp_serde::to_vec(std::str::from_utf8(bytes).unwrap()).unwrap();
     // Lua's strings travel as `str`, whatever is in them, so they are written by hand.
     let string = |bytes: &[u8]| {

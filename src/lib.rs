@@ -3,6 +3,7 @@
 //! The map, from the caller to the servers. Each room's own page has its why.
 //!
 //! * [`cli`] and [`config`]: what is typed and what is set. [`server`] puts everything together, [`telemetry`] logs.
+//! * [`access`]: who may do what (pure); [`tls`]: certificates and keys (pure).
 //! * [`grpc`]: the API; [`proto`] has its generated code. Checks requests, calls a facade, maps errors in one place.
 //! * [`http`]: the port for operators: metrics, liveness, readiness, a status page. [`metrics`] names what [`meter`] counts.
 //! * [`lock`]: locks as pure changes of a value, and the facade with its waiting and its streams.
@@ -19,6 +20,7 @@
 //!
 //! `docs/architecture.md` follows one request through them; `docs/protocol.md` has the protocol.
 
+pub mod access;
 pub mod cli;
 pub mod cluster;
 pub mod config;
@@ -45,5 +47,6 @@ pub mod server;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 pub mod telemetry;
+pub mod tls;
 pub mod token;
 pub mod upkeep;

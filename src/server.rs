@@ -1,7 +1,8 @@
 //! Composition root: builds the nodes, the rooms, the services and the listeners, and takes them down again.
-//! [`check`] looks at the nodes without becoming a daemon.
+//! [`check`] looks at the nodes without becoming a daemon, [`reload`] at files that may change.
 
 pub mod check;
+pub mod reload;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -87,6 +88,9 @@ pub enum ServeError {
         #[source]
         source: std::io::Error,
     },
+    /// The certificate or the rules of access.
+    #[error(transparent)]
+    Files(#[from] reload::BadFiles),
     /// gRPC.
     #[error(transparent)]
     Grpc(#[from] grpc::ServeError),
@@ -310,6 +314,7 @@ pub(crate) fn redis_options(settings: &Settings) -> impl Iterator<Item = RedisOp
             username: username.map(str::to_owned),
             password: password.cloned(),
             ca_file: nodes.tls.ca_file.clone(),
+            client_pair: nodes.tls.cert_file.clone().zip(nodes.tls.key_file.clone()),
             connect_timeout: nodes.connect_timeout,
             call_timeout: nodes.call_timeout,
             reconnect_delay_max: nodes.reconnect_delay_max,
@@ -372,6 +377,8 @@ pub async fn run(
     let tcp = TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;
     let unix = settings.grpc.unix_socket.as_deref().map(listen_unix).transpose()?;
     let http = listen_http(settings.http.listen).await?;
+    let calls = Arc::new(grpc::calls());
+    let door = reload::start(&settings, &runtime, &calls).await?;
     let daemon = match nodes {
         NodesKind::Redis => Daemon::on_redis(&settings, &runtime)?,
         NodesKind::Embedded(count) => {
@@ -379,8 +386,8 @@ pub async fn run(
         }
     };
     let listen = tcp.local_addr().unwrap_or(address);
-    tracing::info!(%listen, cluster = settings.cluster.name, nodes = daemon.cluster.size.nodes(), "serving gRPC");
-    let calls = Arc::new(grpc::calls());
+    let (tls, rules) = (door.tls.is_some(), door.access.is_some());
+    tracing::info!(%listen, tls, rules, cluster = settings.cluster.name, nodes = daemon.cluster.size.nodes(), "serving gRPC");
     let (stop, stopping) = watch::channel(false);
     let operators = Arc::new(operators(&daemon, &settings, calls.clone(), stopping));
     let shutdown = async move {
@@ -395,6 +402,8 @@ pub async fn run(
         runtime,
         can_serve: daemon.can_serve,
         calls,
+        tls: door.tls,
+        access: door.access,
         settings: grpc_settings(&settings),
     };
     let locks = services.locks.clone();

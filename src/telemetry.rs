@@ -24,6 +24,8 @@ pub mod field {
     pub const METHOD: &str = "method";
     /// Who called: an address, or `unix`.
     pub const PEER: &str = "peer";
+    /// Who called, by the rules of access.
+    pub const IDENTITY: &str = "identity";
     /// The gRPC status code of an answer.
     pub const CODE: &str = "code";
     /// The reason of an error, as `google.rpc.ErrorInfo` has it.

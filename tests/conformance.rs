@@ -46,6 +46,7 @@ impl Subject for RedisSubject {
                 username: None,
                 password: None,
                 ca_file: None,
+                client_pair: None,
                 connect_timeout: Duration::from_secs(10),
                 call_timeout: Duration::from_secs(10),
                 reconnect_delay_max: Duration::from_millis(100),

@@ -2,8 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+#[path = "grpc/access.rs"]
+mod access;
 #[path = "grpc/acquire.rs"]
 mod acquire;
+#[path = "support/certificates.rs"]
+mod certificates;
 #[path = "grpc/cluster.rs"]
 mod cluster;
 #[path = "grpc/crowd.rs"]
@@ -38,3 +42,5 @@ mod queue_refusals;
 mod refusals;
 #[path = "grpc/stage.rs"]
 mod stage;
+#[path = "grpc/tls.rs"]
+mod tls;

@@ -7,6 +7,8 @@
 
 mod support;
 
+#[path = "redis/access.rs"]
+mod access;
 #[path = "redis/clocks.rs"]
 mod clocks;
 #[path = "redis/command.rs"]

@@ -1,10 +1,13 @@
 //! The connection to Redis against real servers: handshake, refusals, recovery, and what is lost or was never sent.
 
+#[path = "support/certificates.rs"]
+mod certificates;
 mod support;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use certificates::{Authority, Signed};
 use majorityd::config::{NodeAddress, Secret};
 use majorityd::ids::{NodeIndex, ProposerId};
 use majorityd::node::conformance::{Connection, MEMORY, accept, ballot, found, founding, lock};
@@ -25,6 +28,7 @@ fn options(address: &str) -> RedisOptions {
         username: None,
         password: None,
         ca_file: None,
+        client_pair: None,
         connect_timeout: Duration::from_secs(5),
         call_timeout: Duration::from_secs(5),
         reconnect_delay_max: Duration::from_millis(100),
@@ -334,4 +338,106 @@ async fn a_dropped_node_leaves_no_connection_behind() {
     eventually("only the last two", || (clients() == 3).then_some(())).await;
     drop(connection);
     eventually("only the one that asks", || (clients() == 1).then_some(())).await;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// TLS
+
+/// A server with TLS on a port of its own besides the plain one, and what it was signed by.
+struct SecureServer {
+    _server: RedisServer,
+    port: u16,
+    folder: tempfile::TempDir,
+    authority: Authority,
+}
+
+impl SecureServer {
+    /// `clients` is what `tls-auth-clients` is set to.
+    fn start(clients: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let authority = Authority::new("redis");
+        let (certificate, key) = authority.server().write(folder.path(), "server");
+        let authorities = folder.path().join("ca.crt");
+        std::fs::write(&authorities, &authority.pem).expect("writes");
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = free.local_addr().expect("bound").port();
+        drop(free);
+        let port_text = port.to_string();
+        let paths = [&certificate, &key, &authorities].map(|path| path.to_str().expect("UTF-8").to_owned());
+        let server = RedisServer::start_with(&[
+            "--tls-port",
+            &port_text,
+            "--tls-cert-file",
+            &paths[0],
+            "--tls-key-file",
+            &paths[1],
+            "--tls-ca-cert-file",
+            &paths[2],
+            "--tls-auth-clients",
+            clients,
+        ]);
+        Self { _server: server, port, folder, authority }
+    }
+
+    fn options(&self, trusted: &Authority) -> RedisOptions {
+        let file = self.folder.path().join(format!("trusted-{}.crt", trusted.pem.len()));
+        std::fs::write(&file, &trusted.pem).expect("writes");
+        RedisOptions { ca_file: Some(file), ..options(&format!("rediss://127.0.0.1:{}", self.port)) }
+    }
+
+    fn showing(&self, shown: &Signed) -> RedisOptions {
+        let pair = shown.write(self.folder.path(), "client");
+        RedisOptions { client_pair: Some(pair), ..self.options(&self.authority) }
+    }
+}
+
+async fn unreachable(connection: &Connection) -> Arc<str> {
+    let reached = eventually("the node is known to be unreachable", || match connection.node.state() {
+        NodeState::Unreachable(reason) if !reason.contains("not connected yet") => Some(Ok(reason)),
+        NodeState::Ready(welcome) => Some(Err(welcome)),
+        _ => None,
+    })
+    .await;
+    reached.unwrap_or_else(|welcome| panic!("it got through: {welcome:?}"))
+}
+
+#[tokio::test]
+async fn a_server_with_tls_is_a_node_if_its_certificate_is_trusted() {
+    let server = SecureServer::start("no");
+    ready(&connect(server.options(&server.authority))).await;
+    let reason = unreachable(&connect(server.options(&Authority::new("somebody else's")))).await;
+    assert!(reason.contains("UnknownIssuer") && reason.contains("nodes.tls.ca_file"), "{reason}");
+    let plain = RedisOptions { ca_file: None, ..server.options(&server.authority) };
+    let reason = unreachable(&connect(plain)).await;
+    assert!(reason.contains("UnknownIssuer"), "{reason}");
+    let missing =
+        RedisOptions { ca_file: Some("/nonexistent/ca".into()), ..server.options(&server.authority) };
+    let reason = unreachable(&connect(missing)).await;
+    assert!(reason.contains("/nonexistent/ca"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_server_that_asks_for_a_certificate_is_shown_one() {
+    let server = SecureServer::start("yes");
+    ready(&connect(server.showing(&server.authority.client(&["majorityd.example"])))).await;
+    let reason = unreachable(&connect(server.options(&server.authority))).await;
+    assert!(reason.contains("nodes.tls.cert_file"), "{reason}");
+    let strange = Authority::new("strange").client(&["majorityd.example"]);
+    let reason = unreachable(&connect(server.showing(&strange))).await;
+    assert!(reason.contains("nodes.tls.cert_file"), "{reason}");
+    let Signed { certificate, .. } = server.authority.client(&["a.example"]);
+    let unfit = Signed { certificate, ..strange };
+    let reason = unreachable(&connect(server.showing(&unfit))).await;
+    assert!(reason.contains("client.key must be the key of the certificate"), "{reason}");
+}
+
+/// Files are read for each connection, so a new certificate needs no new daemon.
+#[tokio::test]
+async fn a_new_connection_shows_what_the_files_have_then() {
+    let server = SecureServer::start("yes");
+    let strange = Authority::new("strange").client(&["majorityd.example"]);
+    let connection = connect(server.showing(&strange));
+    unreachable(&connection).await;
+    server.authority.client(&["majorityd.example"]).write(server.folder.path(), "client");
+    ready(&connection).await;
 }

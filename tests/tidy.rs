@@ -16,6 +16,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("limits.rs", &[]),
     ("token.rs", &["ids", "limits"]),
     ("runtime/", &[]),
+    // Certificates and keys, of all who speak TLS.
+    ("tls.rs", &[]),
+    // Who may do what; it knows the names that certificates vouch for.
+    ("access/", &["tls"]),
     ("idle.rs", &["limits", "node::operation", "runtime"]),
     // Counts what all of them do, and knows no more of them than the letters of the kinds.
     ("meter/", &["node::keyspace"]),
@@ -25,7 +29,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("members/", &["ids", "limits", "mutant", "token", "quorum", "node::operation"]),
     // From the wire up.
     ("node/", &["ids", "limits", "meter", "mutant", "token", "quorum", "members", "runtime"]),
-    ("node/redis", &["ids", "limits", "token", "config", "runtime", "telemetry"]),
+    ("node/redis", &["ids", "limits", "token", "config", "runtime", "telemetry", "tls"]),
     (
         "driver.rs",
         &["idle", "ids", "limits", "meter", "mutant", "token", "quorum", "members", "node", "runtime"],
@@ -131,6 +135,8 @@ const ROOMS: &[(&str, &[&str])] = &[
             "queue",
             "kv",
             "cluster",
+            "access",
+            "tls",
             "meter::calls",
             "proto",
             "runtime",
@@ -153,11 +159,16 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("http/", &["cluster", "metrics", "runtime"]),
-    ("config/", &["limits"]),
+    // It looks whether files can be used.
+    ("config/", &["access", "limits", "tls"]),
     ("telemetry.rs", &["config"]),
     ("proto.rs", &[]),
-    ("cli/", &["config", "limits", "load", "proto", "runtime", "server", "telemetry"]),
+    (
+        "cli/",
+        &["access::token", "config", "limits", "load", "proto", "runtime", "server", "telemetry", "tls"],
+    ),
     ("load/", &["runtime"]),
+    ("server/reload.rs", &["access", "config", "meter::calls", "meter::door", "runtime", "tls"]),
     ("server/check.rs", &["config", "ids", "members", "node", "quorum", "runtime", "server"]),
     ("main.rs", &[]),
     ("lib.rs", &[]),
@@ -168,9 +179,18 @@ const ROOT: &str = "server.rs";
 
 /// Crates (or parts of them) that only some files may name. Everywhere else they are walls.
 const CRATES: &[(&str, &[&str])] = &[
-    ("tokio", &["runtime/system.rs", "grpc/", "http/", "cli/", "server.rs", "node/redis"]),
+    (
+        "tokio",
+        &["runtime/system.rs", "grpc/", "http/", "cli/", "server.rs", "server/reload.rs", "node/redis"],
+    ),
     ("tokio_stream", &["grpc/", "server.rs"]),
     ("fred", &["node/redis"]),
+    ("rustls", &["tls.rs", "grpc/", "server/reload.rs"]),
+    ("tokio_rustls", &["grpc/"]),
+    ("x509_cert", &["tls.rs"]),
+    ("ring", &["access/token.rs", "server/reload.rs"]),
+    ("subtle", &["access/rules.rs"]),
+    ("toml", &["access/rules.rs"]),
     ("mlua", &["node/embedded"]),
     ("tonic", &["grpc/", "cli/", "proto.rs"]),
     ("tonic_types", &["grpc/", "cli/"]),
@@ -217,6 +237,8 @@ const PURE: &[&str] = &[
     "meter/",
     "node/keyspace.rs",
     "node/operation.rs",
+    "tls.rs",
+    "access/",
 ];
 
 /// What a pure file has none of. A `HashMap` is iterated over in another order each time.

@@ -1,9 +1,13 @@
-//! What the commands that call a daemon share: where it is, how errors are told, and their exit codes.
+//! What the commands that call a daemon share: where it is, what it is shown, how errors are told, and their exit codes.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use tonic::transport::{Channel, Endpoint};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Request, Response, Status};
 use tonic_types::StatusExt as _;
 
@@ -13,15 +17,19 @@ use crate::proto::v1::cluster_service_client::ClusterServiceClient;
 use crate::proto::v1::kv_service_client::KvServiceClient;
 use crate::proto::v1::lock_service_client::LockServiceClient;
 use crate::proto::v1::queue_service_client::QueueServiceClient;
+use crate::tls::{self, Part, Unfit};
+
+/// A connection that shows a token with every call, if there is one.
+pub type Connection = InterceptedService<Channel, Bearer>;
 
 /// A client of the lock service.
-pub type Client = LockServiceClient<Channel>;
+pub type Client = LockServiceClient<Connection>;
 
 /// A client of the key service.
-pub type KvClient = KvServiceClient<Channel>;
+pub type KvClient = KvServiceClient<Connection>;
 
 /// A client of the queue service.
-pub type QueueClient = QueueServiceClient<Channel>;
+pub type QueueClient = QueueServiceClient<Connection>;
 
 /// Exit code: not now, perhaps later (EX_TEMPFAIL).
 pub const EXIT_TRY_LATER: u8 = 75;
@@ -43,7 +51,7 @@ const ERRORS: &str = include_str!("../../docs/errors.md");
 /// Which daemon to ask.
 #[derive(Clone, Debug, Args)]
 pub struct ClientFlags {
-    /// The daemon: http://HOST:PORT or unix:///PATH; with commas, several to fall back on
+    /// The daemon: https://HOST:PORT, http://HOST:PORT or unix:///PATH; with commas, several to fall back on
     #[arg(
         long,
         global = true,
@@ -54,6 +62,100 @@ pub struct ClientFlags {
         value_parser = parse_endpoint
     )]
     pub endpoint: Vec<Target>,
+
+    /// Certificates (PEM) that sign that of the daemon, instead of those of this machine; for https://
+    #[arg(long, global = true, value_name = "FILE", env = "MAJORITYD_TLS_CA")]
+    pub tls_ca: Option<PathBuf>,
+
+    /// Certificate (PEM) to show to the daemon, with its chain; for https://
+    #[arg(long, global = true, value_name = "FILE", env = "MAJORITYD_TLS_CERT")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Private key (PEM) of that certificate
+    #[arg(long, global = true, value_name = "FILE", env = "MAJORITYD_TLS_KEY")]
+    pub tls_key: Option<PathBuf>,
+
+    /// File with the token to show to the daemon; the token itself can be in MAJORITYD_TOKEN
+    #[arg(long, global = true, value_name = "FILE", env = "MAJORITYD_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+}
+
+/// The token itself, for where there is no file. It is no flag: others see the command lines of this machine.
+const TOKEN_VARIABLE: &str = "MAJORITYD_TOKEN";
+
+impl ClientFlags {
+    /// The token, if any is given.
+    fn token(&self) -> Result<Bearer, String> {
+        let from_environment = std::env::var(TOKEN_VARIABLE).ok().filter(|token| !token.is_empty());
+        let token = match (&self.token_file, from_environment) {
+            (Some(_), Some(_)) => {
+                return Err(format!("a token file and {TOKEN_VARIABLE} are given; one of them is enough"));
+            }
+            (Some(file), None) => read_token(file)?,
+            (None, Some(token)) => token,
+            (None, None) => return Ok(Bearer(None)),
+        };
+        let mut value = MetadataValue::try_from(format!("Bearer {token}"))
+            .map_err(|_| "the token has a character that no token has".to_owned())?;
+        // So that nothing prints it.
+        value.set_sensitive(true);
+        Ok(Bearer(Some(value)))
+    }
+
+    /// What to trust and to show where the daemon is asked by `https://`.
+    fn tls(&self) -> Result<ClientTlsConfig, String> {
+        let read = |file: &Path| {
+            std::fs::read(file).map_err(|error| format!("can't read {}: {error}", file.display()))
+        };
+        let mut config = ClientTlsConfig::new();
+        config = match &self.tls_ca {
+            Some(file) => {
+                let text = read(file)?;
+                tls::roots(&text).map_err(|unfit| format!("{} {}", file.display(), unfit.rule))?;
+                config.ca_certificate(Certificate::from_pem(text))
+            }
+            None => config.with_enabled_roots(),
+        };
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(certificate), Some(key)) => {
+                let (cert_text, key_text) = (read(certificate)?, read(key)?);
+                let told = |Unfit { part, rule }: &Unfit| {
+                    let file = if *part == Part::Key { key } else { certificate };
+                    format!("{} {rule}", file.display())
+                };
+                tls::pair(&cert_text, &key_text)
+                    .map_err(|unfit| unfit.iter().map(told).collect::<Vec<_>>().join("; "))?;
+                Ok(config.identity(Identity::from_pem(cert_text, key_text)))
+            }
+            (None, None) => Ok(config),
+            (Some(_), None) => Err("--tls-cert needs --tls-key".to_owned()),
+            (None, Some(_)) => Err("--tls-key needs --tls-cert".to_owned()),
+        }
+    }
+}
+
+/// The token in a file; the newline at its end is not part of it.
+pub fn read_token(file: &Path) -> Result<String, String> {
+    let text = std::fs::read_to_string(file);
+    let text = text.map_err(|error| format!("can't read the token in {}: {error}", file.display()))?;
+    let token = text.trim_end_matches(['\n', '\r']);
+    if token.is_empty() || token.contains(char::is_whitespace) {
+        return Err(format!("{} must have a token on its one line", file.display()));
+    }
+    Ok(token.to_owned())
+}
+
+/// Shows a token with every call.
+#[derive(Clone, Debug)]
+pub struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
 }
 
 /// A daemon's address, checked.
@@ -63,10 +165,23 @@ pub struct Target {
     text: String,
 }
 
+impl Target {
+    fn is_encrypted(&self) -> bool {
+        self.text.starts_with("https://")
+    }
+
+    /// Nobody on a network sees what is sent there.
+    fn is_private(&self) -> bool {
+        let host = self.endpoint.uri().host().unwrap_or_default().trim_matches(['[', ']']);
+        let loopback = host.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback());
+        self.is_encrypted() || self.text.starts_with("unix://") || host == "localhost" || loopback
+    }
+}
+
 fn parse_endpoint(text: &str) -> Result<Target, String> {
     let socket = text.strip_prefix("unix://").is_some_and(|path| path.starts_with('/'));
-    if !socket && !text.starts_with("http://") {
-        return Err("http://HOST:PORT or unix:///PATH is needed".to_owned());
+    if !socket && !text.starts_with("http://") && !text.starts_with("https://") {
+        return Err("https://HOST:PORT, http://HOST:PORT or unix:///PATH is needed".to_owned());
     }
     let endpoint = Endpoint::from_shared(text.to_owned())
         .map_err(|error| super::chain(&error))?
@@ -81,41 +196,78 @@ fn parse_endpoint(text: &str) -> Result<Target, String> {
 #[derive(Clone, Debug)]
 pub struct Daemons {
     targets: Vec<Target>,
+    bearer: Bearer,
     turn: usize,
 }
 
 impl Daemons {
-    /// Those that the flags name, the first one first.
-    pub fn new(flags: &ClientFlags) -> Self {
-        Self { targets: flags.endpoint.clone(), turn: 0 }
+    /// Those that the flags name, the first one first. What is wrong with the flags is told to people.
+    ///
+    /// # Errors
+    /// The exit code.
+    pub fn new(flags: &ClientFlags) -> Result<Self, u8> {
+        Self::checked(flags).map_err(|what| {
+            eprintln!("majorityd: {what}");
+            EXIT_USAGE
+        })
+    }
+
+    fn checked(flags: &ClientFlags) -> Result<Self, String> {
+        let bearer = flags.token()?;
+        let mut targets = flags.endpoint.clone();
+        let wants_tls = flags.tls_ca.is_some() || flags.tls_cert.is_some() || flags.tls_key.is_some();
+        if let Some(plain) = targets.iter().find(|target| wants_tls && target.text.starts_with("http://")) {
+            return Err(format!(
+                "{} is not encrypted; --tls-ca, --tls-cert and --tls-key are for https://",
+                plain.text
+            ));
+        }
+        if targets.iter().any(Target::is_encrypted) {
+            let config = flags.tls()?;
+            for target in targets.iter_mut().filter(|target| target.is_encrypted()) {
+                let endpoint = target.endpoint.clone().tls_config(config.clone());
+                target.endpoint = endpoint.map_err(|error| super::chain(&error))?;
+            }
+        }
+        let exposed = |target: &&Target| bearer.0.is_some() && !target.is_private();
+        if let Some(target) = targets.iter().find(exposed) {
+            eprintln!("majorityd: warning: the token is sent to {} without encryption", target.text);
+        }
+        Ok(Self { targets, bearer, turn: 0 })
+    }
+
+    fn connection(&self) -> Connection {
+        InterceptedService::new(self.target().endpoint.connect_lazy(), self.bearer.clone())
     }
 
     /// A client with a new connection, which is made at its first call.
     pub fn client(&self) -> Client {
-        LockServiceClient::new(self.target().endpoint.connect_lazy())
+        LockServiceClient::new(self.connection())
     }
 
     /// The same of the cluster service.
-    pub fn cluster_client(&self) -> ClusterServiceClient<Channel> {
-        ClusterServiceClient::new(self.target().endpoint.connect_lazy())
+    pub fn cluster_client(&self) -> ClusterServiceClient<Connection> {
+        ClusterServiceClient::new(self.connection())
     }
 
     /// The same of the key service.
     pub fn kv_client(&self) -> KvClient {
-        KvServiceClient::new(self.target().endpoint.connect_lazy())
+        KvServiceClient::new(self.connection())
     }
 
     /// The same of the queue service.
     pub fn queue_client(&self) -> QueueClient {
-        let client = QueueServiceClient::new(self.target().endpoint.connect_lazy());
+        let client = QueueServiceClient::new(self.connection());
         client.max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
     /// So many connections, to each daemon in turn, all of them up.
-    pub async fn connect(&self, count: u32) -> Result<Vec<Channel>, Failed> {
+    pub async fn connect(&self, count: u32) -> Result<Vec<Connection>, Failed> {
         let targets = self.targets.iter().cycle().take(count as usize);
         let connected = targets.map(|target| async move {
-            target.endpoint.connect().await.map_err(|error| Status::unavailable(super::chain(&error)))
+            let channel = target.endpoint.connect().await;
+            let channel = channel.map_err(|error| Status::unavailable(super::chain(&error)))?;
+            Ok::<_, Status>(InterceptedService::new(channel, self.bearer.clone()))
         });
         Ok(futures::future::try_join_all(connected).await?)
     }
@@ -211,20 +363,50 @@ pub fn explain(status: &Status, address: &str) -> String {
         Some(reason) => format!("{code} ({reason})"),
         None => code,
     };
-    let message = super::printable(status.message());
-    match advice(status.code(), reason.as_deref()) {
+    let message = super::printable(&whole_message(status));
+    match advice(status.code(), reason.as_deref(), &message) {
         Some(advice) => format!("{address}: {what}: {message}\n  {advice}"),
         None => format!("{address}: {what}: {message}"),
     }
 }
 
-fn advice(code: Code, reason: Option<&str>) -> Option<String> {
+/// The message, and what the transport knows beyond it.
+fn whole_message(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut source = std::error::Error::source(status);
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) && cause_text != "transport error" {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// What the transport says where TLS is the matter, and what to do then.
+const ABOUT_TLS: [(&str, &str); 4] = [
+    ("UnknownIssuer", "Name who signs the daemon's certificate with --tls-ca."),
+    (
+        "invalid peer certificate",
+        "Call the daemon by a name that its certificate has, and have that renewed if it has expired.",
+    ),
+    ("CertificateRequired", "Show a certificate with --tls-cert and --tls-key."),
+    ("received fatal alert", "The daemon refuses the certificate that is shown with --tls-cert."),
+];
+
+fn advice(code: Code, reason: Option<&str>, message: &str) -> Option<String> {
     if let Some(reason) = reason {
         let marker = format!("| `{reason}` |");
         let row = ERRORS.lines().find(|line| line.starts_with(&marker))?;
         return Some(row.trim_end_matches(" |").rsplit(" | ").next()?.to_owned());
     }
+    if let Some((_, advice)) = ABOUT_TLS.iter().find(|(words, _)| message.contains(words)) {
+        return Some((*advice).to_owned());
+    }
     let advice = match code {
+        // What a port with TLS says to plaintext; a daemon's own refusal has a reason.
+        Code::PermissionDenied => "Name the daemon as https:// with --endpoint.",
         Code::Unavailable | Code::Unknown | Code::Internal => {
             "Is a daemon running there? Start one with `majorityd serve`, or name another with --endpoint."
         }
@@ -238,6 +420,8 @@ fn advice(code: Code, reason: Option<&str>) -> Option<String> {
 /// The exit code for an error.
 pub fn exit_code(status: &Status) -> u8 {
     match status.code() {
+        // No daemon has answered; see `advice`.
+        Code::PermissionDenied if reason(status).is_none() => EXIT_UNAVAILABLE,
         Code::InvalidArgument => EXIT_USAGE,
         Code::ResourceExhausted | Code::DeadlineExceeded | Code::Aborted => EXIT_TRY_LATER,
         Code::Unavailable | Code::Unknown | Code::Internal | Code::Unimplemented => EXIT_UNAVAILABLE,
@@ -268,11 +452,31 @@ mod tests {
 
     #[test]
     fn endpoints_are_checked_when_they_are_parsed() {
-        for good in ["http://127.0.0.1:7480", "http://[::1]:1", "unix:///run/m.sock"] {
+        for good in ["http://127.0.0.1:7480", "https://a.example:1", "http://[::1]:1", "unix:///run/m.sock"] {
             assert!(parse_endpoint(good).is_ok(), "{good}");
         }
-        for bad in ["127.0.0.1:7480", "https://a:1", "unix://run/m.sock", "http://a b:1", ""] {
+        for bad in ["127.0.0.1:7480", "ftp://a:1", "unix://run/m.sock", "http://a b:1", ""] {
             assert!(parse_endpoint(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_safe_on_this_machine_and_with_tls() {
+        let is_private = |text| parse_endpoint(text).unwrap().is_private();
+        for text in [
+            "https://a.example:1",
+            "http://127.0.0.1:1",
+            "http://127.9.9.9",
+            "http://[::1]:1",
+            "http://localhost:1",
+            "unix:///run/m.sock",
+        ] {
+            assert!(is_private(text), "{text}");
+        }
+        for text in
+            ["http://a.example:1", "http://10.0.0.1:1", "http://localhost.example:1", "http://[::2]:1"]
+        {
+            assert!(!is_private(text), "{text}");
         }
     }
 

@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::serve::{EXIT_CODES, serve};
 use super::{ConfigFlags, EXIT_CONFIG, print_problems};
+use crate::config::Settings;
 use crate::config::validate::NodesFrom;
 use crate::server::NodesKind;
 
@@ -41,12 +42,17 @@ impl Dev {
         };
         // Nodes that were made a moment ago have forgotten nothing.
         settings.cluster.bootstrap = true;
-        eprintln!("{}", greeting(self.nodes, settings.grpc.listen, settings.http.listen));
+        eprintln!("{}", greeting(self.nodes, &settings));
         serve(settings, NodesKind::Embedded(self.nodes)).await
     }
 }
 
-fn greeting(nodes: usize, listen: SocketAddr, http: Option<SocketAddr>) -> String {
+fn greeting(nodes: usize, settings: &Settings) -> String {
+    let (listen, http) = (settings.grpc.listen, settings.http.listen);
+    let (encryption, plaintext, scheme) = match settings.grpc.tls.cert_file {
+        Some(_) => ("with TLS", "", "https"),
+        None => ("without encryption", "-plaintext ", "http"),
+    };
     let plural = if nodes == 1 { "" } else { "s" };
     let reachable = reachable(listen);
     let page = http.map(|http| {
@@ -57,13 +63,13 @@ fn greeting(nodes: usize, listen: SocketAddr, http: Option<SocketAddr>) -> Strin
         "\
 majorityd dev: {nodes} node{plural} in this process. NOTHING IS KEPT: every lock is gone when it ends.
 
-  gRPC on {listen}, without encryption. Hold a lock until Ctrl-C:
+  gRPC on {listen}, {encryption}. Hold a lock until Ctrl-C:
 
-    grpcurl -plaintext -d '{{\"name\": \"demo\"}}' {reachable} majority.v1.LockService/Hold
+    grpcurl {plaintext}-d '{{\"name\": \"demo\"}}' {reachable} majority.v1.LockService/Hold
 
   or while a command runs:
 
-    majorityd lock --endpoint http://{reachable} demo -- sleep 60
+    majorityd lock --endpoint {scheme}://{reachable} demo -- sleep 60
 {page}"
     )
 }
@@ -79,10 +85,17 @@ mod tests {
 
     #[test]
     fn the_greeting_says_what_to_paste() {
-        let text = greeting(3, "0.0.0.0:7480".parse().expect("good"), "[::]:7481".parse().ok());
+        let mut settings = Settings::default();
+        settings.grpc.listen = "0.0.0.0:7480".parse().expect("good");
+        settings.http.listen = "[::]:7481".parse().ok();
+        let text = greeting(3, &settings);
         assert!(text.contains("NOTHING IS KEPT"), "{text}");
         assert!(text.contains("http://127.0.0.1:7481/,"), "{text}");
-        assert!(!greeting(1, "127.0.0.1:1".parse().expect("good"), None).contains("Status page"));
+        settings.http.listen = None;
+        settings.grpc.tls.cert_file = Some("x".into());
+        let encrypted = greeting(1, &settings);
+        assert!(!encrypted.contains("Status page") && !encrypted.contains("-plaintext"), "{encrypted}");
+        assert!(encrypted.contains("--endpoint https://"), "{encrypted}");
         assert!(
             text.contains(r#"-d '{"name": "demo"}' 127.0.0.1:7480 majority.v1.LockService/Hold"#),
             "{text}"

@@ -184,7 +184,10 @@ enum End {
 impl Kv {
     /// Asks and prints.
     pub async fn run(self) -> u8 {
-        let mut daemons = Daemons::new(&self.client);
+        let mut daemons = match Daemons::new(&self.client) {
+            Ok(daemons) => daemons,
+            Err(code) => return code,
+        };
         let done = run(self.command, &mut daemons, self.output).await;
         match done {
             Ok(End::Done) => EXIT_OK,

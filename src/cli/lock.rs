@@ -108,7 +108,10 @@ impl Lock {
             }
         };
         let runtime = system::runtime();
-        let daemons = Daemons::new(&self.client);
+        let daemons = match Daemons::new(&self.client) {
+            Ok(daemons) => daemons,
+            Err(code) => return code,
+        };
         let owner = self.owner.clone().unwrap_or_else(|| unique_owner(&runtime));
         Attempt { lock: self, owner, runtime, daemons, signals }.run().await
     }

@@ -80,7 +80,10 @@ struct HolderLine {
 impl Locks {
     /// Asks and prints.
     pub async fn run(self) -> u8 {
-        let daemons = Daemons::new(&self.client);
+        let daemons = match Daemons::new(&self.client) {
+            Ok(daemons) => daemons,
+            Err(code) => return code,
+        };
         let client = daemons.client();
         let done = match self.command {
             LocksCommand::List { prefix } => list(client, prefix, self.output).await,

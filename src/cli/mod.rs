@@ -16,6 +16,7 @@ pub mod queue;
 mod say;
 pub mod serve;
 pub mod status;
+pub mod token;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -89,6 +90,11 @@ pub enum Command {
     /// Asks one daemon, which answers from what it knows, also when no quorum of nodes can be reached. (`check` asks the
     /// servers themselves, and needs no daemon.)
     Status(status::Status),
+    /// Make a token for a caller, and the line by which access.file knows it
+    ///
+    /// The token is printed first and is kept nowhere; the line has its SHA-256, which is no secret. docs/security.md says what
+    /// to do with both.
+    Token(token::Token),
     /// Measure how fast daemons answer
     ///
     /// Many callers do one thing again and again for a while, on the daemon that is there for all: it is load. Told are how
@@ -200,6 +206,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Kv(command) => block_on(command.run()),
         Command::Queue(command) => block_on(command.run()),
         Command::Status(command) => block_on(command.run()),
+        Command::Token(command) => block_on(command.run()),
         Command::Bench(command) => block_on(command.run()),
         Command::Completions(command) => command.run(),
         Command::Man(command) => command.run(),

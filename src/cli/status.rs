@@ -123,7 +123,10 @@ struct DaemonLine {
 impl Status {
     /// Asks and prints.
     pub async fn run(self) -> u8 {
-        let mut daemons = Daemons::new(&self.client);
+        let mut daemons = match Daemons::new(&self.client) {
+            Ok(daemons) => daemons,
+            Err(code) => return code,
+        };
         let mut asked = 1;
         loop {
             let done = if self.watch { self.follow(&daemons).await } else { self.show(&daemons).await };

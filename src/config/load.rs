@@ -12,6 +12,8 @@ use config::{Config, ConfigError, Environment, File, FileFormat, Source, Value, 
 
 use super::validate::{NodesFrom, validate};
 use super::{Problem, Problems, REDACTED, Secret, Settings, address};
+use crate::access::{BadRules, Rules};
+use crate::tls::{self, Part, Unfit};
 
 /// Environment variables that are settings start with this and a double underscore, which also stands between section
 /// and key. So the variables that Kubernetes makes for a service called `majorityd` are not mistaken for settings.
@@ -88,7 +90,7 @@ pub fn load(sources: &Sources, nodes: NodesFrom) -> Result<Settings, Problems> {
     let unread: Vec<String> = problems.iter().map(|problem| problem.setting.clone()).collect();
     let mut broken = validate(&settings, nodes);
     broken.extend(read_password_file(&mut settings));
-    broken.extend(try_ca_file(&settings));
+    broken.extend(try_files(&settings));
     broken.retain(|problem| !unread.contains(&problem.setting));
     for mut problem in broken {
         problem.origin = origins.get(problem.setting.as_str()).map(|&origin| origin.to_owned());
@@ -317,16 +319,73 @@ fn read_password_file(settings: &mut Settings) -> Option<Problem> {
     None
 }
 
-/// Looks whether `nodes.tls.ca_file` can be read. What is in it is for the connection to judge.
-fn try_ca_file(settings: &Settings) -> Option<Problem> {
-    let path = settings.nodes.tls.ca_file.as_ref()?;
-    let error = std::fs::read(path).err()?;
-    Some(Problem {
-        setting: "nodes.tls.ca_file".into(),
-        value: Some(format!("{:?}", path.display().to_string())),
-        rule: format!("must be a file that can be read: {error}"),
-        origin: None,
-    })
+/// Looks whether the files of TLS and of access can be read and used.
+fn try_files(settings: &Settings) -> Vec<Problem> {
+    let mut files = Tried::default();
+    let grpc = &settings.grpc.tls;
+    files.try_tls(
+        ["grpc.tls.cert_file", "grpc.tls.key_file", "grpc.tls.client_ca_file"],
+        [&grpc.cert_file, &grpc.key_file, &grpc.client_ca_file],
+    );
+    let nodes = &settings.nodes.tls;
+    files.try_tls(
+        ["nodes.tls.cert_file", "nodes.tls.key_file", "nodes.tls.ca_file"],
+        [&nodes.cert_file, &nodes.key_file, &nodes.ca_file],
+    );
+    let path = settings.access.file.as_deref();
+    if let (Some(path), Some(text)) = (path, files.read("access.file", path)) {
+        match String::from_utf8(text) {
+            Ok(text) => {
+                let wrong = Rules::parse(&text).err().map(|BadRules(wrong)| wrong).unwrap_or_default();
+                wrong.into_iter().for_each(|rule| files.push("access.file", path, rule));
+            }
+            Err(_) => files.push("access.file", path, "must be UTF-8".to_owned()),
+        }
+    }
+    files.problems
+}
+
+#[derive(Default)]
+struct Tried {
+    problems: Vec<Problem>,
+}
+
+impl Tried {
+    fn push(&mut self, setting: &str, path: &Path, rule: String) {
+        let value = Some(format!("{:?}", path.display().to_string()));
+        self.problems.push(Problem { setting: setting.to_owned(), value, rule, origin: None });
+    }
+
+    fn read(&mut self, setting: &str, path: Option<&Path>) -> Option<Vec<u8>> {
+        let path = path?;
+        match std::fs::read(path) {
+            Ok(text) => Some(text),
+            Err(error) => {
+                self.push(setting, path, format!("must be a file that can be read: {error}"));
+                None
+            }
+        }
+    }
+
+    /// A certificate, its key, and authorities.
+    fn try_tls(&mut self, settings: [&str; 3], paths: [&Option<PathBuf>; 3]) {
+        let [certificate, key, authorities] =
+            [0, 1, 2].map(|at| self.read(settings[at], paths[at].as_deref()));
+        let text = |read: &Option<Vec<u8>>| read.clone().unwrap_or_default();
+        let mut unfit = tls::pair(&text(&certificate), &text(&key)).err().unwrap_or_default();
+        unfit.extend(authorities.as_deref().and_then(|text| tls::roots(text).err()));
+        for Unfit { part, rule } in unfit {
+            let (at, read) = match part {
+                Part::Certificate => (0, certificate.is_some()),
+                Part::Key => (1, key.is_some()),
+                Part::Authorities => (2, true),
+            };
+            // What is wrong with a file that is not there has been said.
+            if let (Some(path), true) = (paths[at], read) {
+                self.push(settings[at], path, rule);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -504,11 +563,72 @@ mod tests {
     }
 
     #[test]
+    fn all_that_is_wrong_with_files_of_tls_and_access_is_told_at_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).expect("writes");
+            path.to_str().expect("UTF-8").to_owned()
+        };
+        let made = |name: &str| {
+            let made = rcgen::generate_simple_self_signed([name.to_owned()]).expect("a certificate");
+            let certificate = write(&format!("{name}.crt"), &made.cert.pem());
+            (certificate, write(&format!("{name}.key"), &made.signing_key.serialize_pem()))
+        };
+        let ((certificate, key), (_, other)) = (made("a"), made("b"));
+        let rules = write("access.toml", "[[identity]]\nname = \"a b\"\n");
+        let empty = write("empty", "");
+        let problems = load_all(
+            "",
+            &[],
+            &[
+                ("grpc.tls.cert_file", &certificate),
+                ("grpc.tls.key_file", &other),
+                ("grpc.tls.client_ca_file", &empty),
+                ("nodes.tls.cert_file", &empty),
+                ("nodes.tls.key_file", "/nonexistent/key"),
+                ("nodes.tls.ca_file", &key),
+                ("access.file", &rules),
+            ],
+        )
+        .expect_err("wrong");
+        for (setting, rule) in [
+            ("grpc.tls.key_file", "must be the key of the certificate"),
+            ("grpc.tls.client_ca_file", "must have a certificate"),
+            ("nodes.tls.cert_file", "must have a certificate"),
+            ("nodes.tls.key_file", "must be a file that can be read"),
+            ("nodes.tls.ca_file", "must have a certificate"),
+            ("access.file", "name must have"),
+            ("access.file", "must have token_sha256"),
+        ] {
+            let found = problems.iter().filter(|line| line.starts_with(setting) && line.contains(rule));
+            assert_eq!(found.count(), 1, "{setting} {rule}: {problems:#?}");
+        }
+        assert_eq!(problems.len(), 7, "{problems:#?}");
+        let good = [
+            ("grpc.tls.cert_file", &*certificate),
+            ("grpc.tls.key_file", &key),
+            ("grpc.listen", "0.0.0.0:1"),
+        ];
+        load_all("", &[], &good).expect("good");
+    }
+
+    #[test]
     fn a_file_that_a_setting_names_must_be_there() {
-        for setting in ["nodes.password_file", "nodes.tls.ca_file"] {
+        let settings = [
+            "nodes.password_file",
+            "nodes.tls.ca_file",
+            "nodes.tls.cert_file",
+            "nodes.tls.key_file",
+            "grpc.tls.cert_file",
+            "grpc.tls.key_file",
+            "grpc.tls.client_ca_file",
+            "access.file",
+        ];
+        for setting in settings {
             let missing = load_all("", &[], &[(setting, "/nonexistent/x")]).expect_err("missing");
             let expected = format!("{setting} = \"/nonexistent/x\": must be a file that can be read");
-            assert!(missing[0].starts_with(&expected), "{missing:?}");
+            assert!(missing.iter().any(|line| line.starts_with(&expected)), "{missing:?}");
         }
     }
 }

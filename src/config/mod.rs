@@ -70,6 +70,8 @@ pub struct Settings {
     pub nodes: Nodes,
     /// What clients see.
     pub grpc: Grpc,
+    /// Who may do what.
+    pub access: Access,
     /// What operators see.
     pub http: Http,
     /// Leases and waiting.
@@ -201,6 +203,10 @@ impl Nodes {
 pub struct NodesTls {
     /// Certificates (PEM) to trust instead of the built-in ones.
     pub ca_file: Option<PathBuf>,
+    /// Certificate (PEM) with its chain to show to the servers.
+    pub cert_file: Option<PathBuf>,
+    /// Its private key (PEM).
+    pub key_file: Option<PathBuf>,
 }
 
 /// `[grpc]`
@@ -222,6 +228,8 @@ pub struct Grpc {
     pub shutdown_grace: Duration,
     /// Allows `listen` to be reachable from other machines although nothing is encrypted.
     pub allow_plaintext: bool,
+    /// Encrypts `listen`.
+    pub tls: GrpcTls,
 }
 
 impl Default for Grpc {
@@ -233,8 +241,54 @@ impl Default for Grpc {
             default_timeout: Duration::from_secs(10),
             shutdown_grace: Duration::from_secs(10),
             allow_plaintext: false,
+            tls: GrpcTls::default(),
         }
     }
+}
+
+/// `[grpc.tls]`. There is TLS if there is a certificate.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GrpcTls {
+    /// The certificate (PEM) that clients are shown, with its chain.
+    pub cert_file: Option<PathBuf>,
+    /// Its private key (PEM).
+    pub key_file: Option<PathBuf>,
+    /// Certificates (PEM) that sign those of clients, which are asked for if this is set.
+    pub client_ca_file: Option<PathBuf>,
+    /// Whether a client has to have one then.
+    pub client_auth: ClientAuth,
+}
+
+/// What clients without a certificate are told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", try_from = "String")]
+pub enum ClientAuth {
+    /// That there is no connection without one.
+    #[default]
+    Required,
+    /// Nothing: they may show a token.
+    Optional,
+}
+
+impl TryFrom<String> for ClientAuth {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        match text.as_str() {
+            "required" => Ok(Self::Required),
+            "optional" => Ok(Self::Optional),
+            _ => Err("must be \"required\" or \"optional\""),
+        }
+    }
+}
+
+/// `[access]`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Access {
+    /// The rules; without them everybody may do everything.
+    pub file: Option<PathBuf>,
 }
 
 /// `[http]`

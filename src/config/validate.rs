@@ -1,11 +1,14 @@
 //! The rules that types can't express, most of them between settings. Pure; reports every broken one.
 
 use std::fmt::Display;
+use std::path::Path;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
-use super::{Grpc, Healing, Http, Keys, Locks, Nodes, Problem, Queues, Settings, duration_as_text};
+use super::{
+    ClientAuth, Grpc, GrpcTls, Healing, Http, Keys, Locks, Nodes, Problem, Queues, Settings, duration_as_text,
+};
 use crate::limits;
 
 /// Longest name of a cluster: it is part of the scripts and of the names of channels.
@@ -119,13 +122,28 @@ fn check_addresses(found: &mut Found, nodes: &Nodes) {
             found.push("nodes.addresses", quoted(&address.server), rule);
         }
     }
-    if nodes.tls.ca_file.is_some() && !nodes.addresses.iter().any(|address| address.tls) {
-        let value = nodes.tls.ca_file.as_ref().map(|path| quoted(path.display()));
-        found.push(
-            "nodes.tls.ca_file",
-            value,
-            "needs an address in nodes.addresses that starts with rediss://",
-        );
+    let tls = &nodes.tls;
+    for (setting, file) in [
+        ("nodes.tls.ca_file", &tls.ca_file),
+        ("nodes.tls.cert_file", &tls.cert_file),
+        ("nodes.tls.key_file", &tls.key_file),
+    ] {
+        if let Some(file) = file
+            && !nodes.addresses.iter().any(|address| address.tls)
+        {
+            let rule = "needs an address in nodes.addresses that starts with rediss://";
+            found.push(setting, quoted(file.display()), rule);
+        }
+    }
+}
+
+/// A certificate is worth nothing without its key.
+fn check_pair(found: &mut Found, section: &str, certificate: Option<&Path>, key: Option<&Path>) {
+    let names = [format!("{section}.cert_file"), format!("{section}.key_file")];
+    match (certificate, key) {
+        (Some(path), None) => found.push(&names[0], quoted(path.display()), format!("needs {}", names[1])),
+        (None, Some(path)) => found.push(&names[1], quoted(path.display()), format!("needs {}", names[0])),
+        (None, None) | (Some(_), Some(_)) => {}
     }
 }
 
@@ -143,6 +161,7 @@ fn check_nodes(found: &mut Found, nodes: &Nodes) {
         let value = nodes.username.as_ref().map(quoted);
         found.push("nodes.username", value, "needs nodes.password or nodes.password_file");
     }
+    check_pair(found, "nodes.tls", nodes.tls.cert_file.as_deref(), nodes.tls.key_file.as_deref());
     found.duration("nodes.connect_timeout", nodes.connect_timeout, WAIT_MIN, WAIT_MAX);
     found.duration("nodes.call_timeout", nodes.call_timeout, WAIT_MIN, WAIT_MAX);
     found.duration("nodes.reconnect_delay_max", nodes.reconnect_delay_max, WAIT_MIN, WAIT_MAX);
@@ -150,11 +169,13 @@ fn check_nodes(found: &mut Found, nodes: &Nodes) {
 }
 
 fn check_grpc(found: &mut Found, grpc: &Grpc) {
-    if !grpc.listen.ip().is_loopback() && !grpc.allow_plaintext {
-        let rule = "must be a loopback address, because gRPC is not encrypted yet: put a TLS proxy before it, or \
-                    set grpc.allow_plaintext = true where the network is trusted";
+    let encrypted = grpc.tls.cert_file.is_some();
+    if !grpc.listen.ip().is_loopback() && !encrypted && !grpc.allow_plaintext {
+        let rule = "must be a loopback address as long as nothing is encrypted, tokens of callers included: set \
+                    grpc.tls.cert_file and grpc.tls.key_file, or grpc.allow_plaintext = true where the network is trusted";
         found.push("grpc.listen", quoted(grpc.listen), rule);
     }
+    check_grpc_tls(found, &grpc.tls);
     if let Some(path) = &grpc.unix_socket
         && !path.is_absolute()
     {
@@ -164,6 +185,19 @@ fn check_grpc(found: &mut Found, grpc: &Grpc) {
     found.count("grpc.max_streams_per_connection", streams, COUNT_MAX);
     found.duration("grpc.default_timeout", grpc.default_timeout, Duration::from_millis(100), TIMEOUT_MAX);
     found.duration("grpc.shutdown_grace", grpc.shutdown_grace, Duration::ZERO, TIMEOUT_MAX);
+}
+
+fn check_grpc_tls(found: &mut Found, tls: &GrpcTls) {
+    check_pair(found, "grpc.tls", tls.cert_file.as_deref(), tls.key_file.as_deref());
+    if let Some(path) = &tls.client_ca_file
+        && tls.cert_file.is_none()
+    {
+        found.push("grpc.tls.client_ca_file", quoted(path.display()), "needs grpc.tls.cert_file");
+    }
+    if tls.client_auth == ClientAuth::Optional && tls.client_ca_file.is_none() {
+        let rule = "needs grpc.tls.client_ca_file, without which no client is asked for a certificate";
+        found.push("grpc.tls.client_auth", quoted("optional"), rule);
+    }
 }
 
 fn check_http(found: &mut Found, http: &Http, grpc: &Grpc) {
@@ -279,6 +313,28 @@ mod tests {
                 "together",
             ),
             (|s| s.nodes.tls.ca_file = Some("/nonexistent/ca".into()), "nodes.tls.ca_file", "rediss://"),
+            (
+                |s| s.nodes.tls.cert_file = Some("/x".into()),
+                "nodes.tls.cert_file = \"/x\"",
+                "nodes.tls.key_file",
+            ),
+            (|s| s.nodes.tls.key_file = Some("/x".into()), "nodes.tls.key_file = \"/x\"", "rediss://"),
+            (
+                |s| s.grpc.tls.cert_file = Some("/x".into()),
+                "grpc.tls.cert_file = \"/x\"",
+                "grpc.tls.key_file",
+            ),
+            (|s| s.grpc.tls.key_file = Some("/x".into()), "grpc.tls.key_file = \"/x\"", "grpc.tls.cert_file"),
+            (
+                |s| s.grpc.tls.client_ca_file = Some("/x".into()),
+                "grpc.tls.client_ca_file",
+                "grpc.tls.cert_file",
+            ),
+            (
+                |s| s.grpc.tls.client_auth = ClientAuth::Optional,
+                "grpc.tls.client_auth = \"optional\"",
+                "grpc.tls.client_ca_file",
+            ),
             (|s| s.nodes.connect_timeout = seconds(61), "nodes.connect_timeout = \"1m 1s\"", "10ms to 1m"),
             (|s| s.nodes.call_timeout = Duration::ZERO, "nodes.call_timeout = \"0s\"", "10ms to 1m"),
             (|s| s.nodes.call_timeout = seconds(2), "nodes.call_timeout = \"2s\"", "locks.ttl_min (\"1s\")"),
@@ -352,5 +408,8 @@ mod tests {
         assert_eq!(validate(&settings, NodesFrom::Addresses).len(), 1, "each needs its own");
         settings.http.allow_remote = true;
         assert_eq!(validate(&settings, NodesFrom::Addresses), []);
+        settings.grpc.allow_plaintext = false;
+        (settings.grpc.tls.cert_file, settings.grpc.tls.key_file) = (Some("/c".into()), Some("/k".into()));
+        assert_eq!(validate(&settings, NodesFrom::Addresses), [], "what is encrypted needs no word");
     }
 }

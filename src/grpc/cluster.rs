@@ -7,6 +7,7 @@ use futures::stream::BoxStream;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
+use super::access;
 use super::convert::{Limits, cluster as convert};
 use super::status;
 use super::streams;
@@ -33,6 +34,7 @@ impl ClusterService for ClusterApi {
         &self,
         request: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::GetStatusResponse>, Status> {
+        access::permit(&request)?;
         let events_max = convert::events_max(request.get_ref().events_max);
         let status = convert::cluster_status(&self.observer.look(), events_max);
         Ok(Response::new(v1::GetStatusResponse { status: Some(status) }))
@@ -44,6 +46,7 @@ impl ClusterService for ClusterApi {
         &self,
         request: Request<v1::WatchStatusRequest>,
     ) -> Result<Response<Self::WatchStatusStream>, Status> {
+        let caller = access::permit(&request)?;
         let time = streams::time_of(request.extensions(), &*self.clock);
         let (events_max, min_interval) =
             convert::watch_status(request.get_ref(), &self.limits).map_err(|e| status::invalid(&e))?;
@@ -52,6 +55,7 @@ impl ClusterService for ClusterApi {
             Ok(v1::WatchStatusResponse { status: Some(status) })
         });
         let events = streams::until_stopped(events, self.stopping.clone());
+        let events = caller.until_revoked(request.into_inner(), events);
         Ok(Response::new(streams::until_deadline(&self.clock, events, time)))
     }
 }

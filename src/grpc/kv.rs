@@ -8,6 +8,7 @@ use futures::stream::{self, BoxStream};
 use tokio::sync::watch;
 use tonic::{Extensions, Request, Response, Status};
 
+use super::access;
 use super::convert::{Limits, kv as convert};
 use super::layers::CallTime;
 use super::status::{self, Repeat};
@@ -88,6 +89,7 @@ fn repeat_of(mutation: &Mutation) -> Repeat {
 #[tonic::async_trait]
 impl KvService for KvApi {
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
+        access::permit(&request)?;
         let times = self.times(request.extensions());
         let key = convert::get(request.get_ref(), &self.limits).map_err(|e| status::invalid(&e))?;
         let entry = self.keys.get(&key, times.deadline).await;
@@ -96,6 +98,7 @@ impl KvService for KvApi {
     }
 
     async fn set(&self, request: Request<v1::SetRequest>) -> Result<Response<v1::SetResponse>, Status> {
+        access::permit(&request)?;
         let (_, extensions, message) = request.into_parts();
         let times = self.times(&extensions);
         let (key, mutation) = convert::set(message, &self.limits).map_err(|e| status::invalid(&e))?;
@@ -106,6 +109,7 @@ impl KvService for KvApi {
         &self,
         request: Request<v1::DeleteRequest>,
     ) -> Result<Response<v1::DeleteResponse>, Status> {
+        access::permit(&request)?;
         let times = self.times(request.extensions());
         let (key, mutation) =
             convert::delete(request.get_ref(), &self.limits).map_err(|e| status::invalid(&e))?;
@@ -117,6 +121,7 @@ impl KvService for KvApi {
         &self,
         request: Request<v1::IncrementRequest>,
     ) -> Result<Response<v1::IncrementResponse>, Status> {
+        access::permit(&request)?;
         let times = self.times(request.extensions());
         let (key, mutation) =
             convert::increment(request.get_ref(), &self.limits).map_err(|e| status::invalid(&e))?;
@@ -125,6 +130,7 @@ impl KvService for KvApi {
     }
 
     async fn touch(&self, request: Request<v1::TouchRequest>) -> Result<Response<v1::TouchResponse>, Status> {
+        access::permit(&request)?;
         let times = self.times(request.extensions());
         let (key, mutation) =
             convert::touch(request.get_ref(), &self.limits).map_err(|e| status::invalid(&e))?;
@@ -136,6 +142,7 @@ impl KvService for KvApi {
         &self,
         request: Request<v1::BatchGetRequest>,
     ) -> Result<Response<v1::BatchGetResponse>, Status> {
+        access::permit(&request)?;
         let (_, extensions, message) = request.into_parts();
         let times = self.times(&extensions);
         let keys = convert::batch_get(message, &self.limits).map_err(|e| status::invalid(&e))?;
@@ -159,6 +166,7 @@ impl KvService for KvApi {
         &self,
         request: Request<v1::BatchSetRequest>,
     ) -> Result<Response<v1::BatchSetResponse>, Status> {
+        access::permit(&request)?;
         let (_, extensions, message) = request.into_parts();
         let times = self.times(&extensions);
         let items = convert::batch_set(message, &self.limits).map_err(|e| status::invalid(&e))?;
@@ -173,6 +181,7 @@ impl KvService for KvApi {
         &self,
         request: Request<v1::ListKeysRequest>,
     ) -> Result<Response<v1::ListKeysResponse>, Status> {
+        access::permit(&request)?;
         let times = self.times(request.extensions());
         let (asked, with_values) =
             convert::list(request.get_ref(), &self.limits).map_err(|e| status::invalid(&e))?;
@@ -184,6 +193,7 @@ impl KvService for KvApi {
     type WatchStream = BoxStream<'static, Result<v1::WatchResponse, Status>>;
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let caller = access::permit(&request)?;
         let time = self.time(request.extensions());
         let watched = convert::watch(request.get_ref(), &self.limits).map_err(|e| status::invalid(&e))?;
         let events = self.keys.watch(watched).map(|event| match event {
@@ -191,6 +201,7 @@ impl KvService for KvApi {
             Err(error) => Err(failed(&error, Repeat::Harmless)),
         });
         let events = streams::until_stopped(events, self.stopping.clone());
+        let events = caller.until_revoked(request.into_inner(), events);
         Ok(Response::new(streams::until_deadline(&self.clock, events, time)))
     }
 }

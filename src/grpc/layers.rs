@@ -1,8 +1,8 @@
-//! What happens to every call before and after its handler: its deadline, the limits on calls in flight, its span, and
+//! What happens to every call before and after its handler: whether it is let in, its deadline, the limits on calls in flight, its span, and
 //! that it is counted.
 //!
 //! ```text
-//! tonic: grpc-timeout -> CallLayer: count, CallTime, span -> routes -> handler
+//! tonic: grpc-timeout -> CallLayer: span, Gate, count, CallTime -> routes -> handler
 //!                        ^ the response body keeps the count and the span until the last byte of a stream
 //! ```
 //!
@@ -28,9 +28,12 @@ use tonic::body::Body;
 use tonic::transport::server::Connected;
 use tracing::Instrument;
 
+use super::access::{Caller, Gate};
 use super::status;
 use crate::meter::calls::{Calls, MethodMeter};
 use crate::runtime::{Clock, Moment};
+use crate::telemetry::field;
+use crate::tls::CertificateName;
 
 /// The most that an answer gets to travel to the client before the client's deadline.
 const MARGIN_MAX: Duration = Duration::from_millis(100);
@@ -144,8 +147,17 @@ impl Drop for Counted {
 pub struct ConnectionInfo {
     /// Who is at the other end, if it has an address.
     pub peer: Option<SocketAddr>,
+    /// What the client's certificate vouches for, if it has shown one.
+    pub certificate: Arc<[CertificateName]>,
     /// Calls in flight on this connection.
     pub calls: Gauge,
+}
+
+#[cfg(test)]
+impl ConnectionInfo {
+    pub(super) fn testing(certificate: Arc<[CertificateName]>) -> Self {
+        Self { peer: None, certificate, calls: Gauge::new("calls_per_connection_max", 1) }
+    }
 }
 
 /// A connection that carries its own count of calls.
@@ -159,7 +171,13 @@ impl<S> Connection<S> {
     /// Around an accepted stream.
     pub fn new(stream: S, peer: Option<SocketAddr>, calls_max: usize) -> Self {
         let calls = Gauge::new("calls_per_connection_max", calls_max);
-        Self { stream, info: ConnectionInfo { peer, calls } }
+        Self { stream, info: ConnectionInfo { peer, certificate: Arc::default(), calls } }
+    }
+
+    /// With what the client's certificate vouches for, which has been verified.
+    pub fn with_certificate(mut self, names: Arc<[CertificateName]>) -> Self {
+        self.info.certificate = names;
+        self
     }
 }
 
@@ -217,12 +235,13 @@ pub struct CallLayer {
     clock: Arc<dyn Clock>,
     calls: Gauge,
     counted: Arc<Calls>,
+    gate: Gate,
 }
 
 impl CallLayer {
-    /// `calls` bounds those of the whole daemon, and `counted` is told of each.
-    pub fn new(clock: Arc<dyn Clock>, calls: Gauge, counted: Arc<Calls>) -> Self {
-        Self { clock, calls, counted }
+    /// `calls` bounds those of the whole daemon, `counted` is told of each, and `gate` says who is let in.
+    pub fn new(clock: Arc<dyn Clock>, calls: Gauge, counted: Arc<Calls>, gate: Gate) -> Self {
+        Self { clock, calls, counted, gate }
     }
 
     /// Counts the call, or refuses it.
@@ -270,12 +289,16 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let mut call = Call::start(&request, &self.layer);
-        match self.layer.admit(&request) {
+        let let_in = self.layer.gate.admit(&mut request);
+        match let_in.and_then(|()| self.layer.admit(&request)) {
             Ok(counted) => call.counted = counted,
             Err(refusal) => {
                 call.code = Some(refusal.code());
                 return Box::pin(futures::future::ready(Ok(refusal.into_http())));
             }
+        }
+        if let Some(identity) = request.extensions().get().and_then(Caller::identity) {
+            call.span.record(field::IDENTITY, identity);
         }
         let time = CallTime::of(request.headers(), call.started);
         request.extensions_mut().insert(time);
@@ -306,13 +329,14 @@ struct Call {
 }
 
 impl Call {
-    /// Only the method and the peer are in the span: requests may hold secrets.
+    /// Only the method, the peer and, once it is known, the identity are in the span: requests may hold secrets.
     fn start(request: &Request<Body>, layer: &CallLayer) -> Self {
         let peer = request.extensions().get::<ConnectionInfo>().and_then(|info| info.peer);
         let span = tracing::debug_span!(
             "call",
             method = request.uri().path(),
             peer = peer.map(tracing::field::display),
+            identity = tracing::field::Empty,
         );
         let (clock, method) = (layer.clock.clone(), layer.counted.at(request.uri().path()).clone());
         method.began();
@@ -449,7 +473,12 @@ mod tests {
     async fn a_panic_is_told_as_an_unknown_outcome() {
         let counted = Arc::new(Calls::of([]));
         let clock = crate::runtime::system::runtime().clock;
-        let layer = CallLayer::new(clock, Gauge::new("calls_max", 1), counted.clone());
+        let layer = CallLayer::new(
+            clock,
+            Gauge::new("calls_max", 1),
+            counted.clone(),
+            Gate::new(None, counted.clone()),
+        );
         let broken = tower::service_fn(|_: Request<Body>| async {
             if true {
                 panic!("a broken invariant");

@@ -8,6 +8,7 @@ use futures::stream::BoxStream;
 use tokio::sync::watch;
 use tonic::{Extensions, Request, Response, Status};
 
+use super::access;
 use super::convert::{Limits, lock as convert};
 use super::layers::CallTime;
 use super::status::{self, Repeat};
@@ -63,6 +64,7 @@ impl LockService for LockApi {
         &self,
         request: Request<v1::AcquireRequest>,
     ) -> Result<Response<v1::AcquireResponse>, Status> {
+        access::permit(&request)?;
         let (_, extensions, message) = request.into_parts();
         let mut asked = convert::acquire(message, &self.limits).map_err(|e| status::invalid(&e))?;
         let deadline = self.deadline(&extensions, asked.wait);
@@ -76,6 +78,7 @@ impl LockService for LockApi {
         &self,
         request: Request<v1::ExtendRequest>,
     ) -> Result<Response<v1::ExtendResponse>, Status> {
+        access::permit(&request)?;
         let deadline = self.deadline(request.extensions(), Duration::ZERO);
         let (name, lease_id, ttl) =
             convert::extend(request.get_ref(), &self.limits).map_err(|e| status::invalid(&e))?;
@@ -88,6 +91,7 @@ impl LockService for LockApi {
         &self,
         request: Request<v1::ReleaseRequest>,
     ) -> Result<Response<v1::ReleaseResponse>, Status> {
+        access::permit(&request)?;
         let deadline = self.deadline(request.extensions(), Duration::ZERO);
         let (name, lease_id) =
             convert::release(request.get_ref(), &self.limits).map_err(|e| status::invalid(&e))?;
@@ -99,7 +103,9 @@ impl LockService for LockApi {
     type HoldStream = BoxStream<'static, Result<v1::HoldResponse, Status>>;
 
     async fn hold(&self, request: Request<v1::HoldRequest>) -> Result<Response<Self::HoldStream>, Status> {
+        let caller = access::permit(&request)?;
         let (_, extensions, message) = request.into_parts();
+        let named = message.clone();
         let mut asked = convert::hold(message, &self.limits).map_err(|e| status::invalid(&e))?;
         let time = self.time(&extensions);
         let deadline = time.deadline_of_start(self.deadline_default, asked.acquire.wait);
@@ -110,6 +116,7 @@ impl LockService for LockApi {
             Ok(event) => Ok(convert::hold_event(&event, clock.now())),
             Err(error) => Err(failed(&error, repeat)),
         });
+        let events = caller.until_revoked(named, events);
         Ok(Response::new(streams::until_deadline(&self.clock, events, time)))
     }
 
@@ -117,6 +124,7 @@ impl LockService for LockApi {
         &self,
         request: Request<v1::GetLockRequest>,
     ) -> Result<Response<v1::GetLockResponse>, Status> {
+        access::permit(&request)?;
         let deadline = self.deadline(request.extensions(), Duration::ZERO);
         let name = convert::name(&request.get_ref().name, &self.limits).map_err(|e| status::invalid(&e))?;
         let view = self.locks.get(&name, deadline).await.map_err(|e| failed(&e, Repeat::Harmless))?;
@@ -127,6 +135,7 @@ impl LockService for LockApi {
         &self,
         request: Request<v1::ListLocksRequest>,
     ) -> Result<Response<v1::ListLocksResponse>, Status> {
+        access::permit(&request)?;
         let deadline = self.deadline(request.extensions(), Duration::ZERO);
         let asked = convert::list(request.get_ref(), &self.limits).map_err(|e| status::invalid(&e))?;
         let page = self.locks.list(&asked.prefix, asked.page_size, &asked.after, deadline).await;
@@ -140,6 +149,7 @@ impl LockService for LockApi {
         &self,
         request: Request<v1::WatchLockRequest>,
     ) -> Result<Response<Self::WatchLockStream>, Status> {
+        let caller = access::permit(&request)?;
         let time = self.time(request.extensions());
         let name = convert::name(&request.get_ref().name, &self.limits).map_err(|e| status::invalid(&e))?;
         let events = self.locks.watch(name).map(|event| match event {
@@ -147,6 +157,7 @@ impl LockService for LockApi {
             Err(error) => Err(failed(&error, Repeat::Harmless)),
         });
         let events = streams::until_stopped(events, self.stopping.clone());
+        let events = caller.until_revoked(request.into_inner(), events);
         Ok(Response::new(streams::until_deadline(&self.clock, events, time)))
     }
 
@@ -154,6 +165,7 @@ impl LockService for LockApi {
         &self,
         request: Request<v1::ForceReleaseRequest>,
     ) -> Result<Response<v1::ForceReleaseResponse>, Status> {
+        access::permit(&request)?;
         let deadline = self.deadline(request.extensions(), Duration::ZERO);
         let message = request.get_ref();
         let (name, token) = convert::name_and_token(&message.name, message.fencing_token, &self.limits)
@@ -167,6 +179,7 @@ impl LockService for LockApi {
         &self,
         request: Request<v1::CheckTokenRequest>,
     ) -> Result<Response<v1::CheckTokenResponse>, Status> {
+        access::permit(&request)?;
         let deadline = self.deadline(request.extensions(), Duration::ZERO);
         let message = request.get_ref();
         let (name, token) = convert::name_and_token(&message.name, message.fencing_token, &self.limits)

@@ -1,7 +1,7 @@
 //! The API over gRPC: builds the router and serves it, with health, reflection, keepalive and a graceful end.
 //!
 //! ```text
-//! listener -> Connection (counts) -> CallLayer (deadline, limits, span) -> LockApi -> Locks
+//! listener -> handshake -> Connection (counts) -> CallLayer (who, deadline, limits, span) -> LockApi -> Locks
 //!                                                                       -> QueueApi -> Queues
 //!                                                                       -> KvApi -> Keys
 //!                                                                       -> ClusterApi -> Observer
@@ -11,8 +11,10 @@
 //! Read [`lock`], [`queue`], [`kv`] and [`cluster`] for the handlers, [`convert`] for what is checked, [`status`] for errors and
 //! [`layers`] for what every call goes through. Nothing here decides anything about locks, queues or keys.
 
+pub mod access;
 pub mod cluster;
 pub mod convert;
+mod handshakes;
 pub mod kv;
 pub mod layers;
 pub mod lock;
@@ -28,6 +30,7 @@ use std::time::Duration;
 use futures::{Stream, StreamExt, TryFutureExt};
 use prost::Message;
 use prost_types::FileDescriptorSet;
+use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
@@ -40,6 +43,7 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
 
+use crate::access::Rules;
 use crate::cluster::Observer;
 use crate::kv::Keys;
 use crate::lock::Locks;
@@ -51,8 +55,10 @@ use crate::proto::v1::lock_service_server::LockServiceServer;
 use crate::proto::v1::queue_service_server::QueueServiceServer;
 use crate::queue::Queues;
 use crate::runtime::{Clock, Runtime};
+use access::Gate;
 use cluster::ClusterApi;
 use convert::Limits;
+use handshakes::Handshakes;
 use kv::KvApi;
 use layers::{CallLayer, Connection, Gauge};
 use lock::LockApi;
@@ -89,6 +95,10 @@ pub struct Settings {
     pub calls_per_connection_max: usize,
     /// Calls in flight in the daemon, streams included. Each takes some ten KiB.
     pub calls_max: usize,
+    /// Handshakes of TLS under way at once; past this the oldest is given up. Each takes some tens of KiB.
+    pub handshakes_max: usize,
+    /// How long a handshake may take: some round trips around the world, each of them sent twice.
+    pub handshake_timeout: Duration,
 }
 
 impl Default for Settings {
@@ -105,6 +115,8 @@ impl Default for Settings {
             calls_per_connection_max: crate::limits::WAITERS_PER_NAME_MAX,
             // All the waiters, and as many calls that do not wait.
             calls_max: 2 * crate::limits::WAITERS_MAX,
+            handshakes_max: 1_024,
+            handshake_timeout: Duration::from_secs(10),
         }
     }
 }
@@ -126,6 +138,10 @@ pub struct Services {
     pub can_serve: watch::Receiver<bool>,
     /// Where calls are counted; see [`calls`].
     pub calls: Arc<Calls>,
+    /// What TCP connections are encrypted with, as it is now; `None` for nothing.
+    pub tls: Option<watch::Receiver<Arc<ServerConfig>>>,
+    /// Who may do what, as it is now; `None` for everybody everything.
+    pub access: Option<watch::Receiver<Arc<Rules>>>,
     /// How to serve.
     pub settings: Settings,
 }
@@ -251,16 +267,41 @@ pub async fn serve(
     let clock = services.runtime.clock.clone();
     let calls = Gauge::new("calls_max", settings.calls_max);
     let calls_max = settings.calls_per_connection_max;
-    let layer = CallLayer::new(clock.clone(), calls, services.calls.clone());
+    let layer = CallLayer::new(
+        clock.clone(),
+        calls,
+        services.calls.clone(),
+        Gate::new(services.access.clone(), services.calls.clone()),
+    );
 
-    let tcp = TcpIncoming::from(tcp).with_nodelay(Some(true)).map(move |accepted| {
-        accepted.map(|stream| {
-            let peer = stream.peer_addr().ok();
-            Connection::new(stream, peer, calls_max)
-        })
-    });
-    let on_tcp =
-        serve_on(paced(tcp, clock.clone()), routes.clone(), layer.clone(), settings, stopping.clone());
+    let tcp = paced(TcpIncoming::from(tcp).with_nodelay(Some(true)), clock.clone());
+    let on_tcp = {
+        let (routes, layer, stopping) = (routes.clone(), layer.clone(), stopping.clone());
+        let handshakes = services.tls.clone().map(|config| Handshakes {
+            config,
+            calls: services.calls.clone(),
+            runtime: services.runtime.clone(),
+            calls_max,
+            handshakes_max: settings.handshakes_max,
+            timeout: settings.handshake_timeout,
+        });
+        async move {
+            match handshakes {
+                Some(handshakes) => {
+                    serve_on(handshakes::done(tcp, handshakes), routes, layer, settings, stopping).await
+                }
+                None => {
+                    let plain = tcp.map(move |accepted| {
+                        accepted.map(|stream| {
+                            let peer = stream.peer_addr().ok();
+                            Connection::new(stream, peer, calls_max)
+                        })
+                    });
+                    serve_on(plain, routes, layer, settings, stopping).await
+                }
+            }
+        }
+    };
     let on_unix = async {
         match unix {
             Some(unix) => {

@@ -10,6 +10,7 @@ use futures::{SinkExt, Stream, StreamExt};
 use tokio::sync::watch;
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
+use super::access::{self, Caller};
 use super::convert::{Limits, queue as convert};
 use super::layers::CallTime;
 use super::status::{self, Repeat};
@@ -75,6 +76,7 @@ fn settled<'a>(
 #[tonic::async_trait]
 impl QueueService for QueueApi {
     async fn put(&self, request: Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
+        access::permit(&request)?;
         let (_, extensions, message) = request.into_parts();
         let deadline = self.deadline(&extensions, Duration::ZERO);
         let (queue, items) = convert::put(message, &self.limits).map_err(|e| status::invalid(&e))?;
@@ -94,6 +96,7 @@ impl QueueService for QueueApi {
         &self,
         request: Request<v1::ReserveRequest>,
     ) -> Result<Response<v1::ReserveResponse>, Status> {
+        access::permit(&request)?;
         let mut asked = convert::reserve(request.get_ref(), &self.limits).map_err(|e| status::invalid(&e))?;
         let deadline = self.deadline(request.extensions(), asked.wait);
         // A wait ends with the call.
@@ -112,11 +115,13 @@ impl QueueService for QueueApi {
         &self,
         request: Request<Streaming<v1::ConsumeRequest>>,
     ) -> Result<Response<Self::ConsumeStream>, Status> {
+        let caller = Caller::of(request.extensions())?;
         let (_, extensions, messages) = request.into_parts();
         let time = self.time(&extensions);
         // Answered before the first message has come: some clients send none until they have the head of the answer.
         let consumed = consumed(
             self.queues.clone(),
+            caller,
             self.clock.clone(),
             self.limits.clone(),
             messages.boxed(),
@@ -129,6 +134,7 @@ impl QueueService for QueueApi {
         &self,
         request: Request<v1::QueueServiceExtendRequest>,
     ) -> Result<Response<v1::QueueServiceExtendResponse>, Status> {
+        access::permit(&request)?;
         let (_, extensions, message) = request.into_parts();
         let deadline = self.deadline(&extensions, Duration::ZERO);
         let (queue, leases, ttl) = convert::extend(message, &self.limits).map_err(|e| status::invalid(&e))?;
@@ -142,6 +148,7 @@ impl QueueService for QueueApi {
     }
 
     async fn ack(&self, request: Request<v1::AckRequest>) -> Result<Response<v1::AckResponse>, Status> {
+        access::permit(&request)?;
         let (_, extensions, message) = request.into_parts();
         let deadline = self.deadline(&extensions, Duration::ZERO);
         let (queue, leases) = convert::ack(message, &self.limits).map_err(|e| status::invalid(&e))?;
@@ -150,6 +157,7 @@ impl QueueService for QueueApi {
     }
 
     async fn nack(&self, request: Request<v1::NackRequest>) -> Result<Response<v1::NackResponse>, Status> {
+        access::permit(&request)?;
         let (_, extensions, message) = request.into_parts();
         let deadline = self.deadline(&extensions, Duration::ZERO);
         let (queue, nacks) = convert::nack(message, &self.limits).map_err(|e| status::invalid(&e))?;
@@ -162,6 +170,7 @@ impl QueueService for QueueApi {
         &self,
         request: Request<v1::GetItemRequest>,
     ) -> Result<Response<v1::GetItemResponse>, Status> {
+        access::permit(&request)?;
         let deadline = self.deadline(request.extensions(), Duration::ZERO);
         let (queue, id) =
             convert::get_item(request.get_ref(), &self.limits).map_err(|e| status::invalid(&e))?;
@@ -174,6 +183,7 @@ impl QueueService for QueueApi {
         &self,
         request: Request<v1::GetQueueRequest>,
     ) -> Result<Response<v1::GetQueueResponse>, Status> {
+        access::permit(&request)?;
         let deadline = self.deadline(request.extensions(), Duration::ZERO);
         let queue =
             convert::queue(&request.get_ref().queue, &self.limits).map_err(|e| status::invalid(&e))?;
@@ -185,6 +195,7 @@ impl QueueService for QueueApi {
         &self,
         request: Request<v1::ListQueuesRequest>,
     ) -> Result<Response<v1::ListQueuesResponse>, Status> {
+        access::permit(&request)?;
         let deadline = self.deadline(request.extensions(), Duration::ZERO);
         let asked = convert::list(request.get_ref(), &self.limits).map_err(|e| status::invalid(&e))?;
         let page = self.queues.list(&asked.prefix, asked.page_size, &asked.after, deadline).await;
@@ -196,6 +207,7 @@ impl QueueService for QueueApi {
         &self,
         request: Request<v1::ConfigureQueueRequest>,
     ) -> Result<Response<v1::ConfigureQueueResponse>, Status> {
+        access::permit(&request)?;
         let deadline = self.deadline(request.extensions(), Duration::ZERO);
         let (queue, patch) =
             convert::configure(request.get_ref(), &self.limits).map_err(|e| status::invalid(&e))?;
@@ -208,6 +220,7 @@ impl QueueService for QueueApi {
         &self,
         request: Request<v1::ListDeadRequest>,
     ) -> Result<Response<v1::ListDeadResponse>, Status> {
+        access::permit(&request)?;
         let deadline = self.deadline(request.extensions(), Duration::ZERO);
         let asked = convert::list_dead(request.get_ref(), &self.limits).map_err(|e| status::invalid(&e))?;
         let page = self.queues.list_dead(&asked.queue, asked.page_size, &asked.after, deadline).await;
@@ -219,6 +232,7 @@ impl QueueService for QueueApi {
         &self,
         request: Request<v1::RedriveRequest>,
     ) -> Result<Response<v1::RedriveResponse>, Status> {
+        access::permit(&request)?;
         let (_, extensions, message) = request.into_parts();
         let deadline = self.deadline(&extensions, Duration::ZERO);
         let (queue, ids) = convert::redrive(message, &self.limits).map_err(|e| status::invalid(&e))?;
@@ -228,6 +242,7 @@ impl QueueService for QueueApi {
     }
 
     async fn purge(&self, request: Request<v1::PurgeRequest>) -> Result<Response<v1::PurgeResponse>, Status> {
+        access::permit(&request)?;
         let (_, extensions, message) = request.into_parts();
         let deadline = self.deadline(&extensions, Duration::ZERO);
         let (queue, states) = convert::purge(message, &self.limits).map_err(|e| status::invalid(&e))?;
@@ -240,6 +255,7 @@ impl QueueService for QueueApi {
         &self,
         request: Request<v1::DeleteQueueRequest>,
     ) -> Result<Response<v1::DeleteQueueResponse>, Status> {
+        access::permit(&request)?;
         let deadline = self.deadline(request.extensions(), Duration::ZERO);
         let queue =
             convert::queue(&request.get_ref().queue, &self.limits).map_err(|e| status::invalid(&e))?;
@@ -255,15 +271,20 @@ type Messages = BoxStream<'static, Result<v1::ConsumeRequest, Status>>;
 /// A `Consume` from its first message to its end.
 fn consumed(
     queues: Queues,
+    caller: Caller,
     clock: Arc<dyn Clock>,
     limits: Limits,
     messages: Messages,
     stopping: watch::Receiver<bool>,
 ) -> impl Stream<Item = Told> + Send + 'static {
     let opened = async move {
-        let (request, messages) = match opened(messages, &limits, stopping).await {
+        let (first, messages) = match opened(messages, stopping).await {
             Ok(Some(opened)) => opened,
             Ok(None) => return stream::empty().boxed(),
+            Err(status) => return stream::once(future::ready(Err(status))).boxed(),
+        };
+        let request = match permitted(&caller, &first, &limits) {
+            Ok(request) => request,
             Err(status) => return stream::once(future::ready(Err(status))).boxed(),
         };
         let (commands, refused) = commands(messages, limits);
@@ -271,7 +292,7 @@ fn consumed(
             Ok(event) => Ok(told(event, clock.now())),
             Err(error) => Err(failed(&error, Repeat::Harmless)),
         });
-        until_error(stream::select(events, refused)).boxed()
+        caller.until_revoked(first, until_error(stream::select(events, refused)))
     };
     stream::once(opened).flatten()
 }
@@ -279,9 +300,8 @@ fn consumed(
 /// Waits for the message that opens the stream. `None` when the client goes without having sent one.
 async fn opened(
     mut messages: Messages,
-    limits: &Limits,
     mut stopping: watch::Receiver<bool>,
-) -> Result<Option<(ConsumeRequest, Messages)>, Status> {
+) -> Result<Option<(v1::ConsumeRequest, Messages)>, Status> {
     let stopped = std::pin::pin!(async {
         // A sender that is gone has stopped too.
         let _ = stopping.wait_for(|stopping| *stopping).await;
@@ -291,8 +311,13 @@ async fn opened(
         Either::Right(_) => return Err(failed(&QueueError::ShuttingDown, Repeat::Harmless)),
     };
     let Some(first) = first else { return Ok(None) };
-    let request = convert::open(&first?, limits).map_err(|e| status::invalid(&e))?;
-    Ok(Some((request, messages)))
+    Ok(Some((first?, messages)))
+}
+
+/// What the first message asks for, if its sender may have it.
+fn permitted(caller: &Caller, first: &v1::ConsumeRequest, limits: &Limits) -> Result<ConsumeRequest, Status> {
+    caller.permit(first)?;
+    convert::open(first, limits).map_err(|e| status::invalid(&e))
 }
 
 /// What the client says after the first message, and what it is told about that without asking the queue. Both end when

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::door::DoorMeter;
 use super::{Count, Level, Times};
 
 /// The codes of gRPC, by number.
@@ -38,6 +39,8 @@ pub struct Calls {
     /// By path, `/package.Service/Method`.
     methods: BTreeMap<String, Arc<MethodMeter>>,
     other: Arc<MethodMeter>,
+    /// Before a call is one: handshakes, and calls that were not let in.
+    pub door: DoorMeter,
 }
 
 /// One method.
@@ -63,7 +66,7 @@ impl Calls {
             (format!("/{service}/{method}"), Arc::new(MethodMeter::new(service, method, streams)))
         });
         let other = Arc::new(MethodMeter::new(OTHER.into(), OTHER.into(), true));
-        Self { methods: methods.collect(), other }
+        Self { methods: methods.collect(), other, door: DoorMeter::default() }
     }
 
     /// The method at a path.

@@ -3,9 +3,10 @@
 //! No room learns from here how it is doing, and nothing here reads a clock or draws a number, so counting changes nothing
 //! in what is counted, nor in a simulation. There is no global state: each [`crate::driver::Cluster`] has a [`Meter`] of
 //! its own. Nothing in it is kept by the name of a lock, a queue or a key, so it does not grow. [`calls`] counts what
-//! comes over the wire; [`crate::metrics`] gives all of it its names.
+//! comes over the wire, and [`door`] who is let in; [`crate::metrics`] gives all of it its names.
 
 pub mod calls;
+pub mod door;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

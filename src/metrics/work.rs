@@ -5,11 +5,13 @@ use std::fmt;
 use super::page::{Labels, Page, label, with};
 use super::{Limits, Sources};
 use crate::meter::calls::{Calls, MethodMeter};
+use crate::meter::door::DoorMeter;
 use crate::meter::{Fates, Kinds, LeaseMeter, LockMeter, Meter, QueueMeter, UpkeepMeter, Waits};
 
 pub(super) fn write(page: &mut Page<'_>, sources: &Sources) -> fmt::Result {
     let meter = &sources.cluster.meter;
     write_calls(page, &sources.calls, sources.limits)?;
+    write_door(page, &sources.calls.door)?;
     write_registers(page, meter)?;
     let live = [("lock", sources.locks.live_leases()), ("item", sources.queues.live_leases())];
     write_leases(page, meter, live)?;
@@ -37,6 +39,40 @@ fn write_calls(page: &mut Page<'_>, calls: &Calls, limits: Limits) -> fmt::Resul
     page.gauges("majorityd_grpc_calls_in_flight", "Calls and streams that have not ended.", open)?;
     let help = "Calls and streams that may be in flight; more are refused.";
     page.gauge("majorityd_grpc_calls_in_flight_max", help, limits.calls as f64)
+}
+
+fn write_door(page: &mut Page<'_>, door: &DoorMeter) -> fmt::Result {
+    let shakes = &door.handshakes;
+    let outcomes = [
+        ("done", &shakes.done),
+        ("failed", &shakes.failed),
+        ("plaintext", &shakes.plaintext),
+        ("timed_out", &shakes.timed_out),
+        ("displaced", &shakes.displaced),
+    ];
+    let outcomes = outcomes.map(|(outcome, count)| (label("outcome", outcome), count.get()));
+    page.counters("majorityd_tls_handshakes", "Handshakes of clients, by what they came to.", outcomes)?;
+    let refusals = [
+        ("no_credentials", &door.refusals.no_credentials),
+        ("unknown_credentials", &door.refusals.unknown_credentials),
+        ("access_denied", &door.refusals.access_denied),
+    ];
+    let refusals = refusals.map(|(reason, count)| (label("reason", reason), count.get()));
+    let help = "Calls that were not let in, and streams that were ended because rights were taken away.";
+    page.counters("majorityd_access_refusals", help, refusals)?;
+    let expiry = door.expiry().map(|expiry| (Labels::new(), expiry as f64));
+    let help = "When the first certificate of the chain that clients are shown expires, in Unix time.";
+    page.gauges("majorityd_tls_certificate_expiry_seconds", help, expiry)?;
+    let files = [("certificate", &door.certificate), ("access", &door.access)];
+    let reloads = files.iter().flat_map(|(what, file)| {
+        [("done", &file.reloaded), ("failed", &file.failed)]
+            .map(|(outcome, count)| (with(&label("what", what), "outcome", outcome), count.get()))
+    });
+    let help = "Files that changed, by whether what they have now is in use.";
+    page.counters("majorityd_reloads", help, reloads)?;
+    let stale = files.map(|(what, file)| (label("what", what), f64::from(u8::from(file.stale()))));
+    let help = "1 while the files can't be used as they are and what they had before is.";
+    page.gauges("majorityd_reload_stale", help, stale)
 }
 
 fn method_labels(method: &MethodMeter) -> Labels {

@@ -20,13 +20,13 @@ const OPERATIONS_DOCUMENT: &str = include_str!("../../docs/operations.md");
 const OPEN_METRICS: &str = "Accept: application/openmetrics-text; version=1.0.0\r\n";
 
 /// Name and labels as they are shown, and the value.
-struct Scrape {
+pub struct Scrape {
     text: String,
     samples: BTreeMap<String, f64>,
 }
 
 impl Scrape {
-    async fn of(served: &Served) -> Self {
+    pub async fn of(served: &Served) -> Self {
         let request = format!("GET /metrics HTTP/1.1\r\nHost: x\r\n{OPEN_METRICS}\r\n");
         let answer = operators::send(served.http, &request).await;
         assert_eq!(answer.code, 200);
@@ -44,7 +44,7 @@ impl Scrape {
     }
 
     /// The sum of all samples of this name that have all these labels; 0 where there is none.
-    fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+    pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let has = |sample: &str, (key, value): &(&str, &str)| sample.contains(&format!("{key}=\"{value}\""));
         let of_name = |sample: &str| sample.split('{').next() == Some(name);
         let fits = |sample: &str| of_name(sample) && labels.iter().all(|label| has(sample, label));
@@ -70,7 +70,10 @@ fn grown(before: &Scrape, after: &Scrape, name: &str, labels: &[(&str, &str)]) -
 
 /// Scrapes until it is as wished.
 #[track_caller]
-fn scraped<'a>(served: &'a Served, wish: impl Fn(&Scrape) -> bool + 'a) -> impl Future<Output = Scrape> + 'a {
+pub fn scraped<'a>(
+    served: &'a Served,
+    wish: impl Fn(&Scrape) -> bool + 'a,
+) -> impl Future<Output = Scrape> + 'a {
     within(async move {
         loop {
             let scrape = Scrape::of(served).await;

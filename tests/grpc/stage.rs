@@ -21,7 +21,7 @@ use majorityd::proto::v1::kv_service_client::KvServiceClient;
 use majorityd::proto::v1::lock_service_client::LockServiceClient;
 use majorityd::proto::v1::queue_service_client::QueueServiceClient;
 use majorityd::runtime::{Runtime, system};
-use majorityd::server::{self, Daemon};
+use majorityd::server::{self, Daemon, reload};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -140,6 +140,7 @@ impl Cluster {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let calls = Arc::new(grpc::calls());
+        let door = reload::start(&self.settings, &self.runtime, &calls).await.unwrap();
         let (stopping, is_stopping) = watch::channel(false);
         let operators = server::operators(&daemon, &self.settings, calls.clone(), is_stopping);
         let operators = Arc::new(Operators { limits: self.http, ..operators });
@@ -154,6 +155,8 @@ impl Cluster {
             runtime: self.runtime.clone(),
             can_serve: daemon.can_serve.clone(),
             calls: calls.clone(),
+            tls: door.tls,
+            access: door.access,
             settings: self.grpc.clone(),
         };
         let (stop, stopped) = oneshot::channel::<()>();

@@ -2,9 +2,15 @@
 
 use std::time::Duration;
 
+use majorityd::access::token;
+use majorityd::proto::v1;
 use majorityd::proto::v1::DisconnectPolicy;
+use majorityd::proto::v1::cluster_service_client::ClusterServiceClient;
+use majorityd::proto::v1::lock_service_client::LockServiceClient;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_types::StatusExt as _;
 
-use crate::support::daemon::{DaemonProcess, acquired, beside, servers};
+use crate::support::daemon::{DaemonProcess, acquired, beside, seen, servers};
 use crate::support::redis_server::Reply;
 
 const NO_WAIT: Duration = Duration::ZERO;
@@ -68,4 +74,100 @@ async fn no_log_has_a_lease_id_or_a_password_at_any_level() {
             assert!(line.is_none(), "{secret} is in the log: {line:?}");
         }
     }
+}
+
+/// Tokens, right ones and wrong ones, are nowhere: in no log at any level, in no answer, on no page for operators.
+#[tokio::test]
+async fn a_token_is_shown_nowhere() {
+    const RIGHT: &str = "mjd_hunter2-right-token";
+    const WRONG: &str = "mjd_hunter2-wrong-token";
+    let (servers, folder) = (servers(1), tempfile::tempdir().unwrap());
+    let set = servers[0].command(&["CONFIG", "SET", "requirepass", PASSWORDS[0]]);
+    assert_eq!(set, Reply::Status("OK".into()));
+    let rules = |grants: &str| {
+        let hash = token::hash_text(&token::hash(RIGHT));
+        format!("[[identity]]\nname = \"a\"\ntoken_sha256 = [\"{hash}\"]\ngrants = [{grants}]\n")
+    };
+    let everything =
+        "{ services = [\"locks\", \"cluster\"], prefixes = [\"mine\"], rights = [\"read\", \"use\"] }";
+    let file = folder.path().join("access.toml");
+    std::fs::write(&file, rules(everything)).unwrap();
+    let file_text = file.to_str().unwrap();
+    let settings = [
+        ("log.filter", "trace"),
+        ("nodes.password", PASSWORDS[0]),
+        ("access.file", file_text),
+        ("http.listen", "127.0.0.1:0"),
+    ];
+    let daemon = DaemonProcess::start(&[servers[0].address()], &settings).await;
+    daemon.until_health(ServingStatus::Serving).await;
+
+    let mut answers = Vec::new();
+    let channel = daemon.channel().await;
+    let mut lease_id = String::new();
+    for header in
+        [format!("Bearer {RIGHT}"), format!("Bearer {WRONG}"), RIGHT.to_owned(), format!("Basic {WRONG}")]
+    {
+        for name in ["mine", "yours"] {
+            let message =
+                v1::AcquireRequest { name: name.into(), owner: Some("o".into()), ..Default::default() };
+            let mut request = tonic::Request::new(message);
+            request.metadata_mut().insert("authorization", header.parse().unwrap());
+            match LockServiceClient::new(channel.clone()).acquire(request).await {
+                Ok(answer) => match answer.into_inner().outcome {
+                    Some(v1::acquire_response::Outcome::Lease(lease)) => lease_id = lease.lease_id,
+                    other => panic!("{other:?}"),
+                },
+                Err(status) => answers.push(format!("{status:?} {:?}", status.get_error_details())),
+            }
+        }
+        let mut request = tonic::Request::new(v1::GetStatusRequest::default());
+        request.metadata_mut().insert("authorization", header.parse().unwrap());
+        let status = ClusterServiceClient::new(channel.clone()).get_status(request).await;
+        answers.push(format!("{status:?}"));
+    }
+    assert_eq!(lease_id.len(), 32, "the right one was right");
+    assert_eq!(answers.len(), 7 + 4);
+    // A token where a hash should be, and one as the whole file.
+    for bad in
+        [rules(everything).replace("mine", "\" ] x"), format!("{RIGHT}\n"), format!("token = \"{WRONG}\"\n")]
+    {
+        std::fs::write(&file, bad).unwrap();
+        pause_for_reload(&daemon).await;
+    }
+    let log = daemon.log();
+    let http = log.lines().find(|line| line.contains("serving operators over HTTP")).unwrap();
+    let http: serde_json::Value = serde_json::from_str(http).unwrap();
+    for path in ["/metrics", "/", "/readyz"] {
+        answers.push(get(http["listen"].as_str().unwrap(), path).await);
+    }
+    assert!(answers.iter().any(|answer| answer.contains("majorityd_access_refusals_total")));
+
+    let log = daemon.log();
+    assert!(log.contains("\"TRACE\"") && log.contains("can't be used"));
+    let mut hidden = forms(&lease_id);
+    hidden.extend([RIGHT, WRONG, PASSWORDS[0], "hunter2"].map(str::to_owned));
+    for secret in hidden {
+        for text in log.lines().chain(answers.iter().map(String::as_str)) {
+            assert!(!text.contains(&secret), "{secret} is shown: {text}");
+        }
+    }
+}
+
+/// Until one more bad file has been told of.
+async fn pause_for_reload(daemon: &DaemonProcess) {
+    let told = || daemon.log().matches("can't be used").count();
+    let before = told();
+    seen("the bad file in the log", || async { (told() > before).then_some(()) }).await;
+}
+
+/// What a port for operators says.
+async fn get(address: &str, path: &str) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
 }

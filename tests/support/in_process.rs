@@ -10,7 +10,7 @@ use majorityd::config::Settings;
 use majorityd::grpc::{self, Services};
 use majorityd::node::embedded::EmbeddedServer;
 use majorityd::runtime::system;
-use majorityd::server::{Daemon, embedded_servers};
+use majorityd::server::{Daemon, embedded_servers, reload};
 
 /// A daemon on a port of its own.
 pub struct InProcess {
@@ -49,6 +49,8 @@ impl InProcess {
             }
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
+            let calls = Arc::new(grpc::calls());
+            let door = reload::start(settings, &system, &calls).await.unwrap();
             let services = Services {
                 locks: daemon.locks.clone(),
                 queues: daemon.queues.clone(),
@@ -56,7 +58,9 @@ impl InProcess {
                 observer: daemon.observer.clone(),
                 runtime: system.clone(),
                 can_serve: daemon.can_serve.clone(),
-                calls: Arc::new(grpc::calls()),
+                calls,
+                tls: door.tls,
+                access: door.access,
                 settings: grpc::Settings::default(),
             };
             system.spawner.spawn(Box::pin(async move {

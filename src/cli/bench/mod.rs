@@ -118,7 +118,10 @@ fn parse_payload(text: &str) -> Result<usize, String> {
 impl Bench {
     /// Measures and prints.
     pub async fn run(self) -> u8 {
-        let daemons = Daemons::new(&self.client);
+        let daemons = match Daemons::new(&self.client) {
+            Ok(daemons) => daemons,
+            Err(code) => return code,
+        };
         match self.measure(&daemons).await {
             Ok(outcome) => self.tell(&outcome),
             Err(failed) => failed.say(&daemons),

@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use tonic::transport::Channel;
 use tonic::{Request, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use super::Operation;
-use crate::cli::client::{self, CALL_TIMEOUT, Failed, to_proto};
+use crate::cli::client::{self, CALL_TIMEOUT, Connection, Failed, to_proto};
 use crate::load::Work;
 use crate::proto::v1;
 use crate::proto::v1::acquire_response::Outcome as Acquired;
@@ -43,7 +42,7 @@ impl Place {
 }
 
 /// Makes what there has to be before: values that can be read.
-pub(super) async fn prepare(operation: Operation, place: &Place, channel: &Channel) -> Result<(), Failed> {
+pub(super) async fn prepare(operation: Operation, place: &Place, channel: &Connection) -> Result<(), Failed> {
     let mut keys = KvServiceClient::new(channel.clone());
     if matches!(operation, Operation::Get | Operation::Cas) {
         for number in 0..place.names {
@@ -54,7 +53,7 @@ pub(super) async fn prepare(operation: Operation, place: &Place, channel: &Chann
 }
 
 /// Removes the queues, with what is left in them. Locks are released, and keys are gone after a while.
-pub(super) async fn tidy_up(operation: Operation, place: &Place, channel: &Channel) {
+pub(super) async fn tidy_up(operation: Operation, place: &Place, channel: &Connection) {
     if operation != Operation::Queue {
         return;
     }
@@ -84,14 +83,14 @@ pub(super) struct Caller {
     place: Place,
     /// Names in turn, beginning with its own; callers of different numbers meet only where there are fewer names than callers.
     turn: u64,
-    locks: LockServiceClient<Channel>,
-    keys: KvServiceClient<Channel>,
-    queues: QueueServiceClient<Channel>,
-    health: HealthClient<Channel>,
+    locks: LockServiceClient<Connection>,
+    keys: KvServiceClient<Connection>,
+    queues: QueueServiceClient<Connection>,
+    health: HealthClient<Connection>,
 }
 
 impl Caller {
-    pub(super) fn new(operation: Operation, number: u64, place: &Place, channel: Channel) -> Self {
+    pub(super) fn new(operation: Operation, number: u64, place: &Place, channel: Connection) -> Self {
         Self {
             operation,
             place: place.clone(),

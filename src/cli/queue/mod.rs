@@ -116,7 +116,10 @@ enum End {
 impl Queue {
     /// Does it. The exit code.
     pub async fn run(self) -> u8 {
-        let mut daemons = Daemons::new(&self.client);
+        let mut daemons = match Daemons::new(&self.client) {
+            Ok(daemons) => daemons,
+            Err(code) => return code,
+        };
         let output = if self.json { Output::Json } else { self.output };
         match run(self.command, &mut daemons, output).await {
             Ok(End::Done) => EXIT_OK,

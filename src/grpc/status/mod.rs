@@ -16,6 +16,7 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 pub use reason::{Effect, Reason, Repeat};
 
 use super::convert::Invalid;
+use crate::access::{Asked, Need, Refusal};
 use crate::kv::KvError;
 use crate::lock::LockError;
 use crate::queue::QueueError;
@@ -264,6 +265,28 @@ pub fn rate_limited(limit: &'static str, max: usize) -> Status {
         &[("limit", limit), ("calls_max", &max.to_string())],
         None,
     )
+}
+
+/// A call that is not let in.
+pub fn refused(refusal: &Refusal) -> Status {
+    let text = refusal.to_string();
+    let with = |reason, metadata: &[(&str, &str)]| build(reason, Repeat::Harmless, &text, metadata, None);
+    match refusal {
+        Refusal::NoCredentials => with(Reason::NoCredentials, &[]),
+        Refusal::Malformed | Refusal::UnknownToken => with(Reason::UnknownCredentials, &[]),
+        Refusal::UnknownCertificate { names } => {
+            with(Reason::UnknownCredentials, &[("certificate_names", names)])
+        }
+        Refusal::Denied { identity, need: Need { service, right }, asked } => {
+            let (service, right) = (service.to_string(), right.to_string());
+            let mut metadata =
+                vec![("identity", identity.as_str()), ("service", &service), ("right", &right)];
+            if let Some(Asked { name, prefix }) = asked {
+                metadata.push((if *prefix { "prefix" } else { "name" }, name));
+            }
+            with(Reason::AccessDenied, &metadata)
+        }
+    }
 }
 
 /// A handler panicked. What it had sent by then is not known.

@@ -57,6 +57,12 @@ pub enum Reason {
     DuplicateItem,
     /// Something is larger than it may be.
     TooLarge,
+    /// It is not said who calls.
+    NoCredentials,
+    /// Nobody has these credentials.
+    UnknownCredentials,
+    /// Who calls may not do this.
+    AccessDenied,
     /// The lease is not the lock's any more.
     LeaseLost,
     /// The lock is not held under the fencing token given.
@@ -127,7 +133,7 @@ pub enum Repeat {
 
 impl Reason {
     /// All of them, in the order of `docs/errors.md`.
-    pub const ALL: [Reason; 49] = [
+    pub const ALL: [Reason; 52] = [
         Reason::InvalidName,
         Reason::InvalidOwner,
         Reason::InvalidTtl,
@@ -153,6 +159,9 @@ impl Reason {
         Reason::DuplicateKey,
         Reason::DuplicateItem,
         Reason::TooLarge,
+        Reason::NoCredentials,
+        Reason::UnknownCredentials,
+        Reason::AccessDenied,
         Reason::LeaseLost,
         Reason::TokenNotHeld,
         Reason::PreconditionFailed,
@@ -207,6 +216,9 @@ impl Reason {
             Reason::DuplicateKey => "DUPLICATE_KEY",
             Reason::DuplicateItem => "DUPLICATE_ITEM",
             Reason::TooLarge => "TOO_LARGE",
+            Reason::NoCredentials => "NO_CREDENTIALS",
+            Reason::UnknownCredentials => "UNKNOWN_CREDENTIALS",
+            Reason::AccessDenied => "ACCESS_DENIED",
             Reason::LeaseLost => "LEASE_LOST",
             Reason::TokenNotHeld => "TOKEN_NOT_HELD",
             Reason::PreconditionFailed => "PRECONDITION_FAILED",
@@ -263,6 +275,8 @@ impl Reason {
             | Reason::DuplicateKey
             | Reason::DuplicateItem
             | Reason::TooLarge => Code::InvalidArgument,
+            Reason::NoCredentials | Reason::UnknownCredentials => Code::Unauthenticated,
+            Reason::AccessDenied => Code::PermissionDenied,
             Reason::LeaseLost
             | Reason::TokenNotHeld
             | Reason::PreconditionFailed
@@ -318,6 +332,9 @@ impl Reason {
             | Reason::DuplicateKey
             | Reason::DuplicateItem
             | Reason::TooLarge
+            | Reason::NoCredentials
+            | Reason::UnknownCredentials
+            | Reason::AccessDenied
             | Reason::TooManyWaiters
             | Reason::Overloaded
             | Reason::RateLimited
@@ -374,6 +391,9 @@ impl Reason {
             | Reason::DuplicateKey
             | Reason::DuplicateItem
             | Reason::TooLarge
+            | Reason::NoCredentials
+            | Reason::UnknownCredentials
+            | Reason::AccessDenied
             | Reason::LeaseLost
             | Reason::TokenNotHeld
             | Reason::PreconditionFailed

@@ -138,6 +138,8 @@ fn wire(code: Code) -> &'static str {
         Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
         Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
         Code::Internal => "INTERNAL",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+        Code::PermissionDenied => "PERMISSION_DENIED",
         other => panic!("{other:?} is not used"),
     }
 }

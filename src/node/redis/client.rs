@@ -1,6 +1,7 @@
 //! What is asked of fred: a connection that does nothing by itself, a handful of commands, and what its errors mean.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +10,6 @@ use fred::prelude::{
     Builder, Client, ClientLike, Config, ConfigInterface, Error, ErrorKind, LuaInterface, PubsubInterface,
     Server, ServerConfig, TcpConfig, TlsConnector,
 };
-use fred::rustls::pki_types::CertificateDer;
-use fred::rustls::pki_types::pem::PemObject;
 use fred::rustls::{ClientConfig, RootCertStore, crypto};
 use fred::rustls_native_certs::load_native_certs;
 use fred::types::{ConnectHandle, CustomCommand, RespVersion};
@@ -19,6 +18,7 @@ use super::RedisOptions;
 use crate::config::NodeServer;
 use crate::node::CallError;
 use crate::node::handshake::{Inspection, Refusal};
+use crate::tls;
 
 /// Why there is no connection.
 #[derive(Debug)]
@@ -92,35 +92,44 @@ fn build(options: &RedisOptions) -> Result<Client, Failure> {
         .map_err(|error| unreachable(&words(&error)))
 }
 
-/// Whom to trust with TLS.
+/// Whom to trust with TLS, and what to show. Files are read for each connection, so a new one has what they have then.
 fn trust(options: &RedisOptions) -> Result<TlsConnector, Failure> {
-    let mut roots = RootCertStore::empty();
-    match &options.ca_file {
+    let roots = match &options.ca_file {
         Some(file) => {
-            let unusable = |error: String| unreachable(&format!("CA file {}: {error}", file.display()));
-            let certificates =
-                CertificateDer::pem_file_iter(file).map_err(|error| unusable(error.to_string()))?;
-            for certificate in certificates {
-                let added = certificate.map_err(|error| error.to_string());
-                added
-                    .and_then(|certificate| roots.add(certificate).map_err(|error| error.to_string()))
-                    .map_err(unusable)?;
-            }
-            if roots.is_empty() {
-                return Err(unusable("it has no certificate".to_owned()));
-            }
+            let unfit = |rule: &str| unreachable(&format!("CA file {}: {rule}", file.display()));
+            let text = std::fs::read(file).map_err(|error| unfit(&error.to_string()))?;
+            tls::roots(&text).map_err(|error| unfit(&error.rule))?
         }
         None => {
+            let mut roots = RootCertStore::empty();
             roots.add_parsable_certificates(load_native_certs().certs);
+            roots
         }
-    }
+    };
     let provider = Arc::new(crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| unreachable(&error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_root_certificates(roots);
+    let config = match &options.client_pair {
+        Some((certificate, key)) => {
+            let tls::Pair { chain, key } = client_pair(certificate, key)?;
+            config.with_client_auth_cert(chain, key).map_err(|error| unreachable(&error.to_string()))?
+        }
+        None => config.with_no_client_auth(),
+    };
     Ok(TlsConnector::from(config))
+}
+
+fn client_pair(certificate: &Path, key: &Path) -> Result<tls::Pair, Failure> {
+    let read = |file: &Path| {
+        std::fs::read(file).map_err(|error| unreachable(&format!("{}: {error}", file.display())))
+    };
+    tls::pair(&read(certificate)?, &read(key)?).map_err(|unfit| {
+        let file = |part| if part == tls::Part::Key { key } else { certificate };
+        let told = unfit.iter().map(|unfit| format!("{} {}", file(unfit.part).display(), unfit.rule));
+        unreachable(&told.collect::<Vec<_>>().join("; "))
+    })
 }
 
 fn unreachable(reason: &str) -> Failure {
@@ -207,11 +216,30 @@ pub(super) async fn subscribe(client: &Client, channel: &str, on: bool) -> Resul
 // ---------------------------------------------------------------------------------------------------------------------
 // Errors
 
-/// The error in words: fred passes on errors of the system in their debug form.
+/// The error in words: fred passes on errors of the system and of TLS in their debug form.
 pub(super) fn words(error: &Error) -> String {
     let details = error.details();
+    if let Some(words) = words_of_tls(details) {
+        return words;
+    }
     let of_system = details.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"'));
     of_system.map_or(details, |(words, _)| words).to_owned()
+}
+
+/// What went wrong in a handshake, and where to look.
+fn words_of_tls(details: &str) -> Option<String> {
+    let inside = |name: &str| {
+        let (_, rest) = details.split_once(name)?;
+        Some(rest.trim_end_matches([' ', '}']).trim_end_matches(')'))
+    };
+    if let Some(why) = inside("InvalidCertificate(") {
+        return Some(format!("its certificate is not trusted: {why} (setting nodes.tls.ca_file)"));
+    }
+    if let Some(alert) = inside("AlertReceived(") {
+        let files = "nodes.tls.cert_file and key_file";
+        return Some(format!("it refused the handshake of TLS: {alert} (for a client certificate: {files})"));
+    }
+    inside("InvalidMessage(").map(|why| format!("it does not speak TLS: {why} (is redis:// meant?)"))
 }
 
 /// The code of an error that the server replied, such as `NOSCRIPT`; `None` for what went wrong on the way.
@@ -278,6 +306,30 @@ pub(super) fn call_error(error: &Error) -> (CallError, bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_goes_wrong_with_tls_is_told_with_where_to_look() {
+        for (details, expected) in [
+            (
+                "Custom { kind: InvalidData, error: InvalidCertificate(UnknownIssuer) }",
+                "its certificate is not trusted: UnknownIssuer (setting nodes.tls.ca_file)",
+            ),
+            (
+                "Custom { kind: InvalidData, error: AlertReceived(CertificateRequired) }",
+                "it refused the handshake of TLS: CertificateRequired (for a client certificate: nodes.tls.cert_file and key_file)",
+            ),
+            (
+                "Custom { kind: InvalidData, error: InvalidMessage(InvalidContentType) }",
+                "it does not speak TLS: InvalidContentType (is redis:// meant?)",
+            ),
+            (
+                "Os { code: 111, kind: ConnectionRefused, message: \"Connection refused\" }",
+                "Connection refused",
+            ),
+        ] {
+            assert_eq!(words(&Error::new(ErrorKind::IO, details)), expected);
+        }
+    }
 
     #[test]
     fn only_what_the_server_refused_whole_was_not_sent() {

@@ -59,6 +59,8 @@ pub struct RedisOptions {
     pub password: Option<Secret>,
     /// A file of PEM certificates to trust, for `rediss://`; without one those of the operating system.
     pub ca_file: Option<PathBuf>,
+    /// Files of a PEM certificate with its chain and of its key, to show to the server, for `rediss://`.
+    pub client_pair: Option<(PathBuf, PathBuf)>,
     /// For how long a connection is tried.
     pub connect_timeout: Duration,
     /// For how long a reply is waited for. Then the connection is given up, because a server that hangs must not hold

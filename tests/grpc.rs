@@ -12,6 +12,8 @@ mod crowd;
 mod edge;
 #[path = "grpc/hold.rs"]
 mod hold;
+#[path = "grpc/hostile.rs"]
+mod hostile;
 #[path = "grpc/kv.rs"]
 mod kv;
 #[path = "grpc/kv_many.rs"]
@@ -34,6 +36,8 @@ mod queue_consume;
 mod queue_operators;
 #[path = "grpc/queue_refusals.rs"]
 mod queue_refusals;
+#[path = "support/raw_http2.rs"]
+mod raw_http2;
 #[path = "grpc/refusals.rs"]
 mod refusals;
 #[path = "grpc/stage.rs"]

@@ -212,6 +212,8 @@ pub struct Grpc {
     pub listen: SocketAddr,
     /// A Unix socket to listen on too.
     pub unix_socket: Option<PathBuf>,
+    /// Connections that may be open at the same time.
+    pub max_connections: u32,
     /// Calls and streams that one connection may have open at the same time.
     pub max_streams_per_connection: u32,
     /// The deadline of a call whose client named none.
@@ -229,6 +231,7 @@ impl Default for Grpc {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7480)),
             unix_socket: None,
+            max_connections: limits::CONNECTIONS_MAX as u32,
             max_streams_per_connection: 4_096,
             default_timeout: Duration::from_secs(10),
             shutdown_grace: Duration::from_secs(10),

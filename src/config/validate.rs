@@ -162,6 +162,8 @@ fn check_grpc(found: &mut Found, grpc: &Grpc) {
     }
     let streams = usize::try_from(grpc.max_streams_per_connection).unwrap_or(usize::MAX);
     found.count("grpc.max_streams_per_connection", streams, COUNT_MAX);
+    let connections = usize::try_from(grpc.max_connections).unwrap_or(usize::MAX);
+    found.count("grpc.max_connections", connections, COUNT_MAX);
     found.duration("grpc.default_timeout", grpc.default_timeout, Duration::from_millis(100), TIMEOUT_MAX);
     found.duration("grpc.shutdown_grace", grpc.shutdown_grace, Duration::ZERO, TIMEOUT_MAX);
 }
@@ -290,6 +292,7 @@ mod tests {
                 "grpc.allow_plaintext",
             ),
             (|s| s.grpc.unix_socket = Some("m.sock".into()), "grpc.unix_socket = \"m.sock\"", "absolute"),
+            (|s| s.grpc.max_connections = 0, "grpc.max_connections = 0", "from 1"),
             (|s| s.grpc.max_streams_per_connection = 0, "grpc.max_streams_per_connection = 0", "from 1"),
             (|s| s.grpc.default_timeout = seconds(3601), "grpc.default_timeout = \"1h 1s\"", "1h"),
             (

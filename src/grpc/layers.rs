@@ -2,7 +2,7 @@
 //! that it is counted.
 //!
 //! ```text
-//! tonic: grpc-timeout -> CallLayer: count, CallTime, span -> routes -> handler
+//! tonic: grpc-timeout -> CallLayer: count, CallTime, span, bounds on the request -> routes -> handler
 //!                        ^ the response body keeps the count and the span until the last byte of a stream
 //! ```
 //!
@@ -28,6 +28,7 @@ use tonic::body::Body;
 use tonic::transport::server::Connected;
 use tracing::Instrument;
 
+use super::arrival::{Arrivals, BytesGauge};
 use super::status;
 use crate::meter::calls::{Calls, MethodMeter};
 use crate::runtime::{Clock, Moment};
@@ -146,6 +147,8 @@ pub struct ConnectionInfo {
     pub peer: Option<SocketAddr>,
     /// Calls in flight on this connection.
     pub calls: Gauge,
+    /// Bytes of requests that are on their way on this connection.
+    pub arriving: BytesGauge,
 }
 
 /// A connection that carries its own count of calls.
@@ -159,7 +162,7 @@ impl<S> Connection<S> {
     /// Around an accepted stream.
     pub fn new(stream: S, peer: Option<SocketAddr>, calls_max: usize) -> Self {
         let calls = Gauge::new("calls_per_connection_max", calls_max);
-        Self { stream, info: ConnectionInfo { peer, calls } }
+        Self { stream, info: ConnectionInfo { peer, calls, arriving: BytesGauge::of_connection() } }
     }
 }
 
@@ -216,13 +219,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
 pub struct CallLayer {
     clock: Arc<dyn Clock>,
     calls: Gauge,
+    arrivals: Arrivals,
     counted: Arc<Calls>,
 }
 
 impl CallLayer {
-    /// `calls` bounds those of the whole daemon, and `counted` is told of each.
-    pub fn new(clock: Arc<dyn Clock>, calls: Gauge, counted: Arc<Calls>) -> Self {
-        Self { clock, calls, counted }
+    /// `calls` and `arrivals` bound those of the whole daemon, and `counted` is told of each.
+    pub fn new(clock: Arc<dyn Clock>, calls: Gauge, arrivals: Arrivals, counted: Arc<Calls>) -> Self {
+        Self { clock, calls, arrivals, counted }
     }
 
     /// Counts the call, or refuses it.
@@ -279,12 +283,12 @@ where
         }
         let time = CallTime::of(request.headers(), call.started);
         request.extensions_mut().insert(time);
-        let answer = self.inner.call(request).instrument(call.span.clone());
+        let answer = self.inner.call(self.layer.arrivals.bounded(request)).instrument(call.span.clone());
         Box::pin(async move {
             // A panic ends this call only, and its client is told so. No state of the call outlives it; what the rooms
             // behind share is theirs to keep whole.
             let response = match AssertUnwindSafe(answer).catch_unwind().await {
-                Ok(answer) => answer?,
+                Ok(answer) => status::with_reason(answer?),
                 Err(_) => status::panicked().into_http(),
             };
             // An error without a body has its code in the headers.
@@ -449,7 +453,8 @@ mod tests {
     async fn a_panic_is_told_as_an_unknown_outcome() {
         let counted = Arc::new(Calls::of([]));
         let clock = crate::runtime::system::runtime().clock;
-        let layer = CallLayer::new(clock, Gauge::new("calls_max", 1), counted.clone());
+        let arrivals = Arrivals::new(clock.clone(), Duration::from_secs(1), Default::default());
+        let layer = CallLayer::new(clock, Gauge::new("calls_max", 1), arrivals, counted.clone());
         let broken = tower::service_fn(|_: Request<Body>| async {
             if true {
                 panic!("a broken invariant");

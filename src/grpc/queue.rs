@@ -291,7 +291,8 @@ async fn opened(
         Either::Right(_) => return Err(failed(&QueueError::ShuttingDown, Repeat::Harmless)),
     };
     let Some(first) = first else { return Ok(None) };
-    let request = convert::open(&first?, limits).map_err(|e| status::invalid(&e))?;
+    let request =
+        convert::open(&first.map_err(status::unreadable)?, limits).map_err(|e| status::invalid(&e))?;
     Ok(Some((request, messages)))
 }
 
@@ -312,7 +313,7 @@ fn commands(
                     }
                     Err(convert::BadCommand::Other(invalid)) => Err(status::invalid(&invalid)),
                 },
-                Err(status) => Err(status),
+                Err(status) => Err(status::unreadable(status)),
             };
             let last = answer.is_err();
             // A receiver that is gone went with the stream, and with it goes what is told there.

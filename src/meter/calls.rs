@@ -38,6 +38,31 @@ pub struct Calls {
     /// By path, `/package.Service/Method`.
     methods: BTreeMap<String, Arc<MethodMeter>>,
     other: Arc<MethodMeter>,
+    /// What the calls come over.
+    pub connections: ConnectionMeter,
+}
+
+/// Connections of clients.
+#[derive(Debug, Default)]
+pub struct ConnectionMeter {
+    /// Open ones that have a place.
+    pub open: Level,
+    /// For which there was no place.
+    pub refused: Count,
+    /// That were closed because they did not say in time what they speak.
+    pub silent: Count,
+}
+
+impl ConnectionMeter {
+    /// One has come. It will end.
+    pub fn opened(&self) {
+        self.open.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One has ended.
+    pub fn closed(&self) {
+        self.open.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// One method.
@@ -63,7 +88,7 @@ impl Calls {
             (format!("/{service}/{method}"), Arc::new(MethodMeter::new(service, method, streams)))
         });
         let other = Arc::new(MethodMeter::new(OTHER.into(), OTHER.into(), true));
-        Self { methods: methods.collect(), other }
+        Self { methods: methods.collect(), other, connections: ConnectionMeter::default() }
     }
 
     /// The method at a path.

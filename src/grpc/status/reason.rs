@@ -51,6 +51,8 @@ pub enum Reason {
     InvalidState,
     /// A message of a stream is not one that belongs there.
     InvalidCommand,
+    /// The request is not a message of this API.
+    InvalidMessage,
     /// A batch sets a key twice.
     DuplicateKey,
     /// A batch puts an item twice.
@@ -127,7 +129,7 @@ pub enum Repeat {
 
 impl Reason {
     /// All of them, in the order of `docs/errors.md`.
-    pub const ALL: [Reason; 49] = [
+    pub const ALL: [Reason; 50] = [
         Reason::InvalidName,
         Reason::InvalidOwner,
         Reason::InvalidTtl,
@@ -150,6 +152,7 @@ impl Reason {
         Reason::InvalidCount,
         Reason::InvalidState,
         Reason::InvalidCommand,
+        Reason::InvalidMessage,
         Reason::DuplicateKey,
         Reason::DuplicateItem,
         Reason::TooLarge,
@@ -204,6 +207,7 @@ impl Reason {
             Reason::InvalidCount => "INVALID_COUNT",
             Reason::InvalidState => "INVALID_STATE",
             Reason::InvalidCommand => "INVALID_COMMAND",
+            Reason::InvalidMessage => "INVALID_MESSAGE",
             Reason::DuplicateKey => "DUPLICATE_KEY",
             Reason::DuplicateItem => "DUPLICATE_ITEM",
             Reason::TooLarge => "TOO_LARGE",
@@ -260,6 +264,7 @@ impl Reason {
             | Reason::InvalidCount
             | Reason::InvalidState
             | Reason::InvalidCommand
+            | Reason::InvalidMessage
             | Reason::DuplicateKey
             | Reason::DuplicateItem
             | Reason::TooLarge => Code::InvalidArgument,
@@ -315,6 +320,7 @@ impl Reason {
             | Reason::InvalidCount
             | Reason::InvalidState
             | Reason::InvalidCommand
+            | Reason::InvalidMessage
             | Reason::DuplicateKey
             | Reason::DuplicateItem
             | Reason::TooLarge
@@ -371,6 +377,7 @@ impl Reason {
             | Reason::InvalidCount
             | Reason::InvalidState
             | Reason::InvalidCommand
+            | Reason::InvalidMessage
             | Reason::DuplicateKey
             | Reason::DuplicateItem
             | Reason::TooLarge

@@ -118,6 +118,15 @@ impl Raw {
         Some(Frame { kind, flags, stream: u32::from_be_bytes(stream), payload })
     }
 
+    /// Answers pings until the connection ends.
+    pub async fn stay(mut self) {
+        while let Some(came) = self.next().await {
+            if came.kind == PING && came.flags == 0 {
+                self.send(&frame(PING, 1, 0, &came.payload)).await;
+            }
+        }
+    }
+
     /// All that comes until the server closes the connection.
     pub async fn until_closed(&mut self) -> Vec<Frame> {
         let mut frames = Vec::new();

@@ -130,7 +130,8 @@ async fn flood(daemon: &DaemonProcess, bytes: &[u8], times: usize, reads: bool) 
 
 /// A daemon that has patience with its servers: a flood on a busy machine makes it slow.
 async fn patient_daemon(servers: &[RedisServer], settings: &[(&str, &str)]) -> DaemonProcess {
-    let patience = [("locks.ttl_min", "20s"), ("nodes.call_timeout", "20s"), ("log.filter", "info,fred=error")];
+    let patience =
+        [("locks.ttl_min", "20s"), ("nodes.call_timeout", "20s"), ("log.filter", "info,fred=error")];
     let daemon = DaemonProcess::start(&addresses(servers), &[&patience, settings].concat()).await;
     daemon.until_health(ServingStatus::Serving).await;
     daemon

@@ -21,6 +21,8 @@ mod healing;
 mod keys;
 #[path = "redis/keys_history.rs"]
 mod keys_history;
+#[path = "redis/lifecycle.rs"]
+mod lifecycle;
 #[path = "redis/nodes_fail.rs"]
 mod nodes_fail;
 #[path = "redis/queues.rs"]

@@ -2,6 +2,7 @@
 //! [`check`] looks at the nodes without becoming a daemon.
 
 pub mod check;
+mod supervisor;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -402,6 +403,7 @@ pub async fn run(
     tracing::info!(%listen, cluster = settings.cluster.name, nodes = daemon.cluster.size.nodes(), "serving gRPC");
     let calls = Arc::new(grpc::calls());
     let (stop, stopping) = watch::channel(false);
+    let supervised = supervisor::inform(daemon.cluster.clone(), daemon.can_serve.clone(), stopping.clone());
     let operators = Arc::new(operators(&daemon, &settings, calls.clone(), stopping));
     let shutdown = async move {
         shutdown.await;
@@ -419,10 +421,11 @@ pub async fn run(
     };
     let locks = services.locks.clone();
     let clock = services.runtime.clock.clone();
-    // Operators are answered until the last call has ended.
+    // Operators are answered, and the service manager told, until the last call has ended.
     tokio::select! {
         served = grpc::serve(services, tcp, unix, shutdown) => served?,
         never = serve_http(operators, http) => match never {},
+        never = supervised => match never {},
     }
     locks.settled(clock.now() + SETTLE_TIMEOUT).await;
     if let Some(path) = &settings.grpc.unix_socket {

@@ -31,5 +31,7 @@ mod queues;
 mod queues_history;
 #[path = "redis/secrets.rs"]
 mod secrets;
+#[path = "redis/supervisor.rs"]
+mod supervisor;
 #[path = "redis/unfit.rs"]
 mod unfit;

@@ -158,6 +158,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("proto.rs", &[]),
     ("cli/", &["config", "limits", "proto", "runtime", "server", "telemetry"]),
     ("server/check.rs", &["config", "ids", "members", "node", "quorum", "runtime", "server"]),
+    ("server/supervisor.rs", &["driver::Cluster", "runtime"]),
     ("main.rs", &[]),
     ("lib.rs", &[]),
 ];
@@ -167,7 +168,8 @@ const ROOT: &str = "server.rs";
 
 /// Crates (or parts of them) that only some files may name. Everywhere else they are walls.
 const CRATES: &[(&str, &[&str])] = &[
-    ("tokio", &["runtime/system.rs", "grpc/", "http/", "cli/", "server.rs", "node/redis"]),
+    ("tokio", &["runtime/system.rs", "grpc/", "http/", "cli/", "server", "node/redis"]),
+    ("sd_notify", &["server/supervisor.rs"]),
     ("tokio_stream", &["grpc/", "server.rs"]),
     ("fred", &["node/redis"]),
     ("mlua", &["node/embedded"]),

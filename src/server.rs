@@ -2,6 +2,7 @@
 //! [`check`] looks at the nodes without becoming a daemon.
 
 pub mod check;
+pub mod findings;
 mod supervisor;
 
 use std::path::{Path, PathBuf};

@@ -13,6 +13,8 @@ mod clocks;
 mod command;
 #[path = "redis/contention.rs"]
 mod contention;
+#[path = "redis/doctor.rs"]
+mod doctor;
 #[path = "redis/going_away.rs"]
 mod going_away;
 #[path = "redis/healing.rs"]

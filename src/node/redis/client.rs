@@ -136,10 +136,7 @@ pub(super) async fn inspect(client: &Client, assume_noeviction: bool) -> Result<
         Ok(info) => info,
         Err(error) => return Err(failure("INFO", &error)),
     };
-    let field = |name: &str| {
-        let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        line.map(|value| value.trim().to_owned())
-    };
+    let field = |name: &str| info_field(&info, name);
     let mut maxmemory_policy = setting(client, "maxmemory-policy").await?;
     if maxmemory_policy.is_none() && assume_noeviction {
         maxmemory_policy = Some("noeviction".to_owned());
@@ -150,12 +147,17 @@ pub(super) async fn inspect(client: &Client, assume_noeviction: bool) -> Result<
         role: field("role"),
         cluster_enabled: field("cluster_enabled").is_some_and(|enabled| enabled != "0"),
         maxmemory_policy,
-        appendonly: setting(client, "appendonly").await?,
     })
 }
 
+/// One field of what INFO replied.
+pub(super) fn info_field(info: &str, name: &str) -> Option<String> {
+    let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.map(|value| value.trim().to_owned())
+}
+
 /// One setting by CONFIG GET; `None` where the server will not tell.
-async fn setting(client: &Client, name: &'static str) -> Result<Option<String>, Failure> {
+pub(super) async fn setting(client: &Client, name: &'static str) -> Result<Option<String>, Failure> {
     match client.config_get::<HashMap<String, String>, _>(name).await {
         Ok(mut found) => Ok(found.remove(name)),
         Err(error) if reply_code(&error).is_some() => Ok(None),
@@ -223,6 +225,11 @@ fn reply_code(error: &Error) -> Option<&str> {
     let code = error.details().split_whitespace().next()?;
     let is_code = code.len() > 1 && code.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
     is_code.then_some(code)
+}
+
+/// Whether the server's rules for this user forbid what was asked.
+pub(super) fn is_denied(error: &Error) -> bool {
+    reply_code(error) == Some("NOPERM")
 }
 
 fn connect_failure(error: &Error) -> Failure {

@@ -19,6 +19,7 @@
 
 mod client;
 pub mod look;
+pub mod survey;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};

@@ -62,46 +62,61 @@ impl Connections {
         }
     }
 
-    /// Those of the connections for which there is a place.
-    pub fn admitted<S>(
+    /// Those of the connections for which there is a place. The others are told so if they are `plain`; where TLS comes first they
+    /// would not understand it, and are closed.
+    pub fn admitted<S, I>(
         &self,
-        incoming: impl Stream<Item = io::Result<S>>,
-    ) -> impl Stream<Item = io::Result<Admitted<S>>>
+        plain: bool,
+        incoming: I,
+    ) -> impl Stream<Item = io::Result<Admitted<S>>> + use<S, I>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        I: Stream<Item = io::Result<S>>,
     {
         let connections = self.clone();
         incoming.filter_map(move |accepted| {
             future::ready(match accepted {
-                Ok(stream) => connections.admit(stream).map(Ok),
+                Ok(stream) => connections.admit(plain, stream).map(Ok),
                 Err(error) => Some(Err(error)),
             })
         })
     }
 
-    fn admit<S>(&self, stream: S) -> Option<Admitted<S>>
+    fn admit<S>(&self, plain: bool, stream: S) -> Option<Admitted<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Ok(place) = self.places.clone().try_acquire_owned() else {
-            self.refuse(stream);
+            self.refuse(plain, stream);
             return None;
         };
         self.full.store(false, Ordering::Relaxed);
         self.meter.connections.opened();
-        let clock = &self.runtime.clock;
-        let timer = clock.sleep_until(clock.now() + self.opening_timeout);
-        let opening = Some(Opening { missing: PREFACE_BYTES, timer });
-        Some(Admitted { stream, opening, meter: self.meter.clone(), _place: place })
+        Some(Admitted { stream, meter: self.meter.clone(), _place: place })
     }
 
-    fn refuse<S>(&self, stream: S)
+    /// The same connection, which ends with an error of its reader if its preface does not come in time. To be put around what
+    /// carries HTTP/2: of an encrypted connection, around what has been decrypted.
+    pub fn opened_in_time<S>(&self, stream: S) -> Opening<S> {
+        let clock = &self.runtime.clock;
+        let timer = clock.sleep_until(clock.now() + self.opening_timeout);
+        Opening {
+            stream,
+            awaited: Some(Awaited { missing: PREFACE_BYTES, timer }),
+            meter: self.meter.clone(),
+        }
+    }
+
+    fn refuse<S>(&self, plain: bool, stream: S)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         self.meter.connections.refused.one();
         if !self.full.swap(true, Ordering::Relaxed) {
             tracing::warn!(max = self.max, "no more connections are taken (grpc.max_connections)");
+        }
+        if !plain {
+            return;
         }
         let Ok(place) = self.refusals.clone().try_acquire_owned() else { return };
         let clock = &self.runtime.clock;
@@ -130,16 +145,8 @@ async fn tell_refusal<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
 /// A connection that has a place, until it is dropped.
 pub struct Admitted<S> {
     stream: S,
-    /// `None` once the preface is there.
-    opening: Option<Opening>,
     meter: Arc<Calls>,
     _place: OwnedSemaphorePermit,
-}
-
-struct Opening {
-    /// Bytes that have not come.
-    missing: usize,
-    timer: BoxFuture<'static, ()>,
 }
 
 impl<S> Admitted<S> {
@@ -161,14 +168,38 @@ impl<S: AsyncRead + Unpin> AsyncRead for Admitted<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+/// A connection whose preface has to come in time.
+pub struct Opening<S> {
+    stream: S,
+    /// `None` once the preface is there.
+    awaited: Option<Awaited>,
+    meter: Arc<Calls>,
+}
+
+struct Awaited {
+    /// Bytes that have not come.
+    missing: usize,
+    timer: BoxFuture<'static, ()>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Opening<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = buffer.filled().len();
         let polled = Pin::new(&mut this.stream).poll_read(context, buffer);
-        let Some(opening) = &mut this.opening else { return polled };
-        opening.missing = opening.missing.saturating_sub(buffer.filled().len() - before);
-        if opening.missing == 0 {
-            this.opening = None;
-        } else if opening.timer.as_mut().poll(context).is_ready() {
+        let Some(awaited) = &mut this.awaited else { return polled };
+        awaited.missing = awaited.missing.saturating_sub(buffer.filled().len() - before);
+        if awaited.missing == 0 {
+            this.awaited = None;
+        } else if awaited.timer.as_mut().poll(context).is_ready() {
             this.meter.connections.silent.one();
             let error = io::Error::new(io::ErrorKind::TimedOut, "no HTTP/2 preface has come");
             return Poll::Ready(Err(error));
@@ -177,35 +208,43 @@ impl<S: AsyncRead + Unpin> AsyncRead for Admitted<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Admitted<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
+/// Writes go straight through.
+macro_rules! write_through {
+    ($wrapper:ident) => {
+        impl<S: AsyncWrite + Unpin> AsyncWrite for $wrapper<S> {
+            fn poll_write(
+                mut self: Pin<&mut Self>,
+                context: &mut Context<'_>,
+                bytes: &[u8],
+            ) -> Poll<io::Result<usize>> {
+                Pin::new(&mut self.stream).poll_write(context, bytes)
+            }
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
+            fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Pin::new(&mut self.stream).poll_flush(context)
+            }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
+            fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Pin::new(&mut self.stream).poll_shutdown(context)
+            }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
-    }
+            fn poll_write_vectored(
+                mut self: Pin<&mut Self>,
+                context: &mut Context<'_>,
+                slices: &[io::IoSlice<'_>],
+            ) -> Poll<io::Result<usize>> {
+                Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+            }
 
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
+            fn is_write_vectored(&self) -> bool {
+                self.stream.is_write_vectored()
+            }
+        }
+    };
 }
+
+write_through!(Admitted);
+write_through!(Opening);
 
 #[cfg(test)]
 mod tests {

@@ -301,10 +301,12 @@ pub async fn serve(
     );
 
     let tcp = TcpIncoming::from(tcp).with_nodelay(Some(true));
-    let tcp = connections.admitted(tcp).map(move |accepted| {
+    let tcp = connections.admitted(true, tcp);
+    let opening = connections.clone();
+    let tcp = tcp.map(move |accepted| {
         accepted.map(|stream| {
             let peer = stream.get_ref().peer_addr().ok();
-            Connection::new(stream, peer, calls_max)
+            Connection::new(opening.opened_in_time(stream), peer, calls_max)
         })
     });
     let on_tcp =
@@ -312,9 +314,12 @@ pub async fn serve(
     let on_unix = async {
         match unix {
             Some(unix) => {
-                let accepted = connections
-                    .admitted(UnixListenerStream::new(unix))
-                    .map(move |accepted| accepted.map(|stream| Connection::new(stream, None, calls_max)));
+                let accepted =
+                    connections.admitted(true, UnixListenerStream::new(unix)).map(move |accepted| {
+                        accepted.map(|stream| {
+                            Connection::new(connections.opened_in_time(stream), None, calls_max)
+                        })
+                    });
                 serve_on(paced(accepted, clock.clone()), routes, layer, settings, stopping).await
             }
             None => Ok(()),

@@ -22,6 +22,9 @@ const MEDIAN_PART: u32 = 10;
 /// A single answer of so large a part of it is nearly one that is lost.
 const WORST_PART: u32 = 2;
 
+/// A certificate that is good for less than this is to be renewed: a week end and some days.
+const CERTIFICATE_DAYS: i64 = 14;
+
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -73,6 +76,8 @@ pub enum Kind {
     Memory,
     /// A server is copied by others.
     Replicas,
+    /// How long the certificate of a server is good.
+    Certificate,
     /// A clock is wrong.
     #[serde(rename = "clock")]
     ClockOffset,
@@ -90,7 +95,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, in the order of `docs/operations.md`.
-    pub const ALL: [Kind; 18] = [
+    pub const ALL: [Kind; 19] = [
         Kind::Configuration,
         Kind::Unreachable,
         Kind::Version,
@@ -105,6 +110,7 @@ impl Kind {
         Kind::Persistence,
         Kind::Memory,
         Kind::Replicas,
+        Kind::Certificate,
         Kind::ClockOffset,
         Kind::Latency,
         Kind::OpenFiles,
@@ -126,6 +132,7 @@ impl Kind {
             Kind::Persistence => "persistence",
             Kind::Memory => "memory",
             Kind::Replicas => "replicas",
+            Kind::Certificate => "certificate",
             Kind::ClockOffset => "clock",
             Kind::Latency => "latency",
             Kind::Member => "member",
@@ -212,6 +219,7 @@ pub(super) fn surveyed(node: NodeIndex, survey: &Survey, settings: &Settings) ->
         persistence(node, survey),
         memory(node, survey),
         replicas(node, survey),
+        certificate(node, survey),
         clock(node, survey),
         latency(node, survey, settings.nodes.call_timeout),
     ]
@@ -301,6 +309,21 @@ fn replicas(node: NodeIndex, survey: &Survey) -> Option<Finding> {
     Some(Finding::of(node, Severity::Note, Kind::Replicas, found, advice))
 }
 
+/// One that has expired already has let nobody through.
+fn certificate(node: NodeIndex, survey: &Survey) -> Option<Finding> {
+    let hours = survey.certificate_left_s? / 3_600;
+    let days = hours / 24;
+    if days >= CERTIFICATE_DAYS {
+        return None;
+    }
+    let found = format!(
+        "its certificate expires in {days} days and {} hours; after that no daemon connects",
+        hours % 24
+    );
+    let advice = "renew it on the server (CONFIG SET tls-cert-file loads a new one without a restart)";
+    Some(Finding::of(node, Severity::Warning, Kind::Certificate, found, advice))
+}
+
 fn clock(node: NodeIndex, survey: &Survey) -> Option<Finding> {
     let offset = survey.clock_offset_ms.filter(|offset| offset.abs() > CLOCK_OFFSET_MS)?;
     let way = if offset > 0 { "ahead of" } else { "behind" };
@@ -386,6 +409,7 @@ mod tests {
             memory_max: Some(100 << 20),
             memory_of_machine: Some(1 << 30),
             replicas: Some(0),
+            certificate_left_s: Some(14 * 86_400),
             clock_offset_ms: Some(-3),
             round_trips: vec![Duration::from_micros(300); 9],
             denied: Vec::new(),
@@ -447,6 +471,12 @@ mod tests {
                 &["of its machine", "87 %"],
             ),
             (|s| s.replicas = Some(2), Severity::Note, Kind::Replicas, &["2 server(s) replicate it"]),
+            (
+                |s| s.certificate_left_s = Some(2 * 86_400 + 3 * 3_600),
+                Severity::Warning,
+                Kind::Certificate,
+                &["expires in 2 days and 3 hours"],
+            ),
             (
                 |s| s.clock_offset_ms = Some(1_001),
                 Severity::Warning,

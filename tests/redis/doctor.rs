@@ -311,3 +311,48 @@ async fn a_look_leaves_no_trace() {
     let after: Vec<_> = servers.iter().map(RedisServer::dump).collect();
     assert_eq!(format!("{before:?}"), format!("{after:?}"));
 }
+
+/// A server with TLS whose certificate, signed by itself, is good for so many days.
+fn secure_server(days: u32) -> (RedisServer, String, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (certificate, key) = (path("cert.pem"), path("key.pem"));
+    let made = std::process::Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
+        .args(["-subj", "/CN=redis", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-days", &days.to_string()])
+        .args(["-keyout", &key, "-out", &certificate])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let server = RedisServer::start_with(&[
+        "--appendonly",
+        "yes",
+        "--tls-port",
+        &port.to_string(),
+        "--tls-cert-file",
+        &certificate,
+        "--tls-key-file",
+        &key,
+        "--tls-ca-cert-file",
+        &certificate,
+        "--tls-auth-clients",
+        "no",
+    ]);
+    (server, format!("rediss://127.0.0.1:{port}"), dir)
+}
+
+#[tokio::test]
+async fn a_certificate_that_expires_soon_is_found() {
+    let (_soon, address, dir) = secure_server(5);
+    let (_later, later, other) = secure_server(400);
+    let plain = good_server();
+    let trusted = dir.path().join("both.pem");
+    let read = |dir: &tempfile::TempDir| std::fs::read_to_string(dir.path().join("cert.pem")).unwrap();
+    std::fs::write(&trusted, read(&dir) + &read(&other)).unwrap();
+    let ca = format!("nodes.tls.ca_file={}", trusted.display());
+    let checked = Checked::at(&[address, later, plain.address()], &["--set", &ca]);
+    checked.has("warning", "certificate", Some(0), &["expires in 4 days", "renew"]);
+    assert_eq!((checked.code, checked.kinds()), (1, ["certificate"].into()), "{}", checked.text);
+}

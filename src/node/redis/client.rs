@@ -92,8 +92,12 @@ fn build(options: &RedisOptions) -> Result<Client, Failure> {
         .map_err(|error| unreachable(&words(&error)))
 }
 
-/// Whom to trust with TLS.
 fn trust(options: &RedisOptions) -> Result<TlsConnector, Failure> {
+    tls_config(options).map(TlsConnector::from)
+}
+
+/// Whom to trust with TLS.
+pub(super) fn tls_config(options: &RedisOptions) -> Result<ClientConfig, Failure> {
     let mut roots = RootCertStore::empty();
     match &options.ca_file {
         Some(file) => {
@@ -120,7 +124,7 @@ fn trust(options: &RedisOptions) -> Result<TlsConnector, Failure> {
         .map_err(|error| unreachable(&error.to_string()))?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    Ok(TlsConnector::from(config))
+    Ok(config)
 }
 
 fn unreachable(reason: &str) -> Failure {

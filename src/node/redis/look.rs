@@ -3,6 +3,7 @@
 use futures::future::{self, Either};
 
 use super::RedisOptions;
+use super::certificate;
 use super::client::{self, Connected, Failure};
 use super::handshake::{self, Welcome};
 use super::survey::{self, Survey};
@@ -43,6 +44,11 @@ pub async fn look(options: &RedisOptions, identity: &Identity, index: NodeIndex,
         Some(Err(failure)) => look.state = failed(failure),
         None => return look,
     }
+    let expiry = in_time(options, runtime, certificate::expiry(options)).await.flatten();
+    look.survey.certificate_left_s = expiry.map(|expiry| {
+        let now = runtime.clock.wall_unix_ms() / 1_000;
+        i64::try_from(expiry).unwrap_or(i64::MAX).saturating_sub(i64::try_from(now).unwrap_or(i64::MAX))
+    });
     in_time(options, runtime, survey::fill(&mut look.survey, &connected.client, identity, runtime)).await;
     look
 }

@@ -49,6 +49,8 @@ pub struct Survey {
     pub replicas: Option<u64>,
     /// Its clock against this machine's, in milliseconds; off by at most half a round trip.
     pub clock_offset_ms: Option<i64>,
+    /// For how many seconds its certificate is still good; `None` without TLS.
+    pub certificate_left_s: Option<i64>,
     /// From each ping to its answer.
     pub round_trips: Vec<Duration>,
     /// What the daemon needs and this user may not do.

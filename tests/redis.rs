@@ -35,5 +35,7 @@ mod queues_history;
 mod secrets;
 #[path = "redis/supervisor.rs"]
 mod supervisor;
+#[path = "redis/tracing.rs"]
+mod tracing;
 #[path = "redis/unfit.rs"]
 mod unfit;

@@ -30,8 +30,9 @@ use tracing::Instrument;
 
 use super::arrival::{Arrivals, BytesGauge};
 use super::status;
-use crate::meter::calls::{Calls, MethodMeter};
+use crate::meter::calls::{CODES, Calls, MethodMeter};
 use crate::runtime::{Clock, Moment};
+use crate::telemetry;
 
 /// The most that an answer gets to travel to the client before the client's deadline.
 const MARGIN_MAX: Duration = Duration::from_millis(100);
@@ -313,12 +314,15 @@ impl Call {
     /// Only the method and the peer are in the span: requests may hold secrets.
     fn start(request: &Request<Body>, layer: &CallLayer) -> Self {
         let peer = request.extensions().get::<ConnectionInfo>().and_then(|info| info.peer);
-        let span = tracing::debug_span!(
-            "call",
-            method = request.uri().path(),
-            peer = peer.map(tracing::field::display),
-        );
         let (clock, method) = (layer.clock.clone(), layer.counted.at(request.uri().path()).clone());
+        let span = match telemetry::is_traced() {
+            true => traced(request, &method, peer),
+            false => tracing::debug_span!(
+                "call",
+                method = request.uri().path(),
+                peer = peer.map(tracing::field::display),
+            ),
+        };
         method.began();
         Self { started: clock.now(), clock, span, code: None, counted: vec![], method }
     }
@@ -342,7 +346,45 @@ impl Drop for Call {
             Some(code) => tracing::debug!(parent: &self.span, ?code, duration_ms, "answered"),
             None => tracing::debug!(parent: &self.span, duration_ms, "the client went away"),
         }
+        // Of a span that is not traced these are no fields.
+        if let Some(code) = self.code {
+            self.span.record("code", CODES[code as usize]);
+        }
+        if self.code.is_some_and(is_fault) {
+            self.span.record("otel.status_code", "ERROR");
+        }
     }
+}
+
+/// The same span with what a trace has of it: a name of few, because a path is whatever the client says, and the trace that the
+/// client has it belong to.
+fn traced(request: &Request<Body>, method: &MethodMeter, peer: Option<SocketAddr>) -> tracing::Span {
+    let name = format!("{}/{}", method.service, method.method);
+    let span = tracing::debug_span!(
+        "call",
+        otel.name = name,
+        otel.kind = "server",
+        otel.status_code = tracing::field::Empty,
+        rpc.system = "grpc",
+        method = name,
+        peer = peer.map(tracing::field::display),
+        code = tracing::field::Empty,
+    );
+    telemetry::follow(&span, |name| request.headers().get(name)?.to_str().ok());
+    span
+}
+
+/// What OpenTelemetry takes for a fault of the server.
+fn is_fault(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
 }
 
 /// Keeps the [`Call`] until the body ends or is dropped.

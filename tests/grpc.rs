@@ -4,6 +4,9 @@
 
 #[path = "grpc/acquire.rs"]
 mod acquire;
+#[cfg(feature = "client")]
+#[path = "grpc/client.rs"]
+mod client;
 #[path = "grpc/cluster.rs"]
 mod cluster;
 #[path = "grpc/crowd.rs"]

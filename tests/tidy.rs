@@ -153,6 +153,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("http/", &["cluster", "metrics", "runtime"]),
+    ("client/", &["proto", "runtime"]),
     ("config/", &["limits"]),
     ("telemetry.rs", &["config"]),
     ("proto.rs", &[]),
@@ -169,7 +170,7 @@ const ROOT: &str = "server.rs";
 
 /// Crates (or parts of them) that only some files may name. Everywhere else they are walls.
 const CRATES: &[(&str, &[&str])] = &[
-    ("tokio", &["runtime/system.rs", "grpc/", "http/", "cli/", "server", "node/redis"]),
+    ("tokio", &["runtime/system.rs", "grpc/", "http/", "cli/", "server", "node/redis", "client/"]),
     ("tokio_rustls", &["node/redis/certificate.rs"]),
     ("x509_cert", &["node/redis/certificate.rs"]),
     ("opentelemetry", &["telemetry.rs"]),
@@ -177,15 +178,15 @@ const CRATES: &[(&str, &[&str])] = &[
     ("opentelemetry_sdk", &["telemetry.rs"]),
     ("tracing_opentelemetry", &["telemetry.rs"]),
     ("sd_notify", &["server/supervisor.rs"]),
-    ("tokio_stream", &["grpc/", "server.rs"]),
+    ("tokio_stream", &["grpc/", "server.rs", "client/"]),
     ("fred", &["node/redis"]),
     ("mlua", &["node/embedded"]),
-    ("tonic", &["grpc/", "cli/", "proto.rs"]),
+    ("tonic", &["grpc/", "cli/", "proto.rs", "client/"]),
     ("tonic_types", &["grpc/", "cli/"]),
     ("tonic_health", &["grpc/"]),
     ("tonic_reflection", &["grpc/"]),
     ("prost", &["grpc/", "cli/queue/"]),
-    ("prost_types", &["grpc/", "cli/"]),
+    ("prost_types", &["grpc/", "cli/", "client/"]),
     // The server names the room of that name.
     ("http", &["grpc/", "http/", "server.rs"]),
     ("hyper", &["http/"]),

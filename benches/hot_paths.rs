@@ -102,11 +102,9 @@ fn round(change: LockChange, warm: Option<Warm<<LockKind as Kind>::Value>>, numb
             Action::Done(decided) => return Done { warm: decided.warm, accept: accepted.unwrap() },
             other => panic!("unexpected: {other:?}"),
         };
-        for node in [0, 1] {
-            action = proposer.on_word(NodeIndex(node), word.clone(), &context);
-            if !matches!(action, Action::Wait(_)) {
-                break;
-            }
+        action = proposer.on_word(NodeIndex(0), word.clone(), &context);
+        if matches!(action, Action::Wait(_)) {
+            action = proposer.on_word(NodeIndex(1), word, &context);
         }
     }
 }

@@ -15,6 +15,7 @@ use futures::{FutureExt, StreamExt};
 
 use crate::idle::Idle;
 use crate::ids::{MemoryId, NodeIndex, ProposerId};
+use crate::limits::NODES_MAX;
 use crate::members::{Board, EventKind, View, Views};
 use crate::meter::Meter;
 use crate::mutant::{self, Mutant};
@@ -306,6 +307,8 @@ struct Drive<'a> {
     sender: mpsc::UnboundedSender<Reply>,
     replies: mpsc::UnboundedReceiver<Reply>,
     round: Round,
+    /// A span for each node whose word is out, for traces.
+    asked: [tracing::Span; NODES_MAX],
     /// When the machine is to be woken, and whether that ends a round.
     alarm: Option<(Moment, Alarm)>,
 }
@@ -341,7 +344,8 @@ impl<'a> Drive<'a> {
     fn new(cluster: &'a Cluster, deadline: Moment) -> Self {
         let (sender, replies) = mpsc::unbounded();
         let round = Round { number: 0, operation: None, view: None, outstanding: 0, gated: None };
-        Self { cluster, deadline, sender, replies, round, alarm: None }
+        let asked = [const { tracing::Span::none() }; NODES_MAX];
+        Self { cluster, deadline, sender, replies, round, asked, alarm: None }
     }
 
     async fn run<M: Machine>(&mut self, machine: &mut M) -> M::Outcome {
@@ -371,7 +375,10 @@ impl<'a> Drive<'a> {
                 Input::Deadline => return machine.give_up(),
                 Input::Refreshed => self.resend(machine),
                 Input::Alarm => self.on_alarm(machine),
-                Input::Reply(reply) => self.on_reply(machine, reply),
+                Input::Reply(reply) => {
+                    self.told(&reply);
+                    self.on_reply(machine, reply)
+                }
             };
         }
     }
@@ -392,6 +399,35 @@ impl<'a> Drive<'a> {
         })
     }
 
+    /// From the sending of an operation to the word of one node on it, if what it is sent for is traced: the batch that carries it
+    /// carries operations of others too, and belongs to none of them alone.
+    fn asking(&self, node: NodeIndex) -> tracing::Span {
+        match tracing::Span::current().is_none() {
+            true => tracing::Span::none(),
+            false => tracing::debug_span!(
+                target: "otlp",
+                "node",
+                node = node.0,
+                otel.kind = "client",
+                outcome = tracing::field::Empty
+            ),
+        }
+    }
+
+    /// Ends the span of a node.
+    fn told(&mut self, reply: &Reply) {
+        let span = std::mem::replace(&mut self.asked[usize::from(reply.node.0)], tracing::Span::none());
+        span.record(
+            "outcome",
+            match reply.delivery {
+                Delivery::Answered { .. } => "answered",
+                Delivery::Gated { .. } => "gated",
+                Delivery::Unsent(_) => "unsent",
+                Delivery::Lost(_) => "lost",
+            },
+        );
+    }
+
     /// Sends the latest operation to all members, as a new round.
     fn send(&mut self) {
         self.round.number += 1;
@@ -403,6 +439,7 @@ impl<'a> Drive<'a> {
         for batcher in self.cluster.batchers() {
             let node = batcher.node().index();
             self.round.outstanding |= 1 << node.0;
+            self.asked[usize::from(node.0)] = self.asking(node);
             match &self.round.view {
                 Some(view)
                     if view.list.entry(node).is_some_and(|e| e.state == crate::members::State::Member) =>

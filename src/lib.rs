@@ -14,6 +14,7 @@
 //! * [`members`]: whose answers count (pure); [`upkeep`] keeps that list read, repaired and founded.
 //! * [`driver`]: the one loop that carries out what a protocol machine wants, over all nodes.
 //! * [`node`]: one node: operations, batches, the handshake, the Lua that runs there; on Redis or embedded.
+//! * `client` (the feature of that name): a thin client for programs in Rust.
 //! * [`quorum`], [`token`], [`ids`], [`limits`], [`runtime`]: what all of them stand on.
 //! * `sim` (tests, or the feature of that name): a world of virtual time under the real rooms. [`mutant`] has switches
 //!   that take one mechanism out, to see whether the simulation notices.
@@ -22,6 +23,8 @@
 
 pub mod access;
 pub mod cli;
+#[cfg(feature = "client")]
+pub mod client;
 pub mod cluster;
 pub mod config;
 pub mod driver;

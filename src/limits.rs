@@ -68,6 +68,23 @@ pub const TTL_MAX: Duration = Duration::from_secs(300);
 pub const TTL_DEFAULT: Duration = Duration::from_secs(30);
 /// The longest TTL that a configuration may allow: a day keeps all sums of milliseconds far below 2^53.
 pub const TTL_CEILING: Duration = Duration::from_secs(86_400);
+/// Default of the connections that one daemon takes: each has a file descriptor, and some 30 KiB where it is idle.
+pub const CONNECTIONS_MAX: usize = 10_000;
+/// Files that a daemon has open beside the connections of its clients: those to nodes, to operators, its listeners and the
+/// runtime's own, with room to spare.
+pub const OPEN_FILES_SPARE: u64 = 256;
+/// How long a connection may take to say that it speaks HTTP/2: after a round trip or two it has, also from another continent.
+pub const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a request may take to arrive, whatever its deadline is: the largest batch comes in it over a line of 2 Mbit/s.
+pub const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Headers of one call, in bytes as HTTP/2 counts them: room for a token and for what proxies add.
+pub const HEADERS_BYTES_MAX: u32 = 16 << 10;
+/// A request up to this size, in bytes, is not counted while it arrives: all calls together have half a GiB of such at most.
+pub const ARRIVING_SMALL_BYTES: usize = 4 << 10;
+/// Bytes of requests that are on their way on one connection: some thirty of the largest batches.
+pub const ARRIVING_BYTES_PER_CONNECTION_MAX: usize = 128 << 20;
+/// Bytes of requests that are on their way to one daemon.
+pub const ARRIVING_BYTES_MAX: usize = 512 << 20;
 /// Default of the waiters that one daemon keeps for one lock, and for one queue.
 pub const WAITERS_PER_NAME_MAX: usize = 4_096;
 /// Default of the waiters that one daemon keeps in all.

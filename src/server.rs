@@ -2,7 +2,9 @@
 //! [`check`] looks at the nodes without becoming a daemon, [`reload`] at files that may change.
 
 pub mod check;
+pub mod findings;
 pub mod reload;
+mod supervisor;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -225,8 +227,12 @@ pub fn operators(
     calls: Arc<Calls>,
     stopping: watch::Receiver<bool>,
 ) -> Operators {
-    let limits =
-        Limits { calls: grpc_settings(settings).calls_max, lock_waiters: settings.locks.waiters_max };
+    let grpc = grpc_settings(settings);
+    let limits = Limits {
+        calls: grpc.calls_max,
+        connections: grpc.connections_max,
+        lock_waiters: settings.locks.waiters_max,
+    };
     let sources = Sources {
         cluster: daemon.cluster.clone(),
         locks: daemon.locks.clone(),
@@ -324,6 +330,11 @@ pub(crate) fn redis_options(settings: &Settings) -> impl Iterator<Item = RedisOp
     })
 }
 
+/// How many files a daemon has open that has as many connections as it takes.
+fn open_files_needed(settings: &Settings) -> u64 {
+    u64::from(settings.grpc.max_connections) + crate::limits::OPEN_FILES_SPARE
+}
+
 fn grpc_settings(settings: &Settings) -> grpc::Settings {
     let defaults = grpc::Settings::default();
     let limits = grpc::convert::Limits {
@@ -342,6 +353,7 @@ fn grpc_settings(settings: &Settings) -> grpc::Settings {
         limits,
         deadline_default: settings.grpc.default_timeout,
         shutdown_grace: settings.grpc.shutdown_grace,
+        connections_max: settings.grpc.max_connections as usize,
         calls_per_connection_max: settings.grpc.max_streams_per_connection as usize,
         ..defaults
     }
@@ -373,6 +385,16 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
     let runtime = system::runtime();
+    if let Some(open_files) = system::raise_open_files()
+        && open_files < open_files_needed(&settings)
+    {
+        let needed = open_files_needed(&settings);
+        tracing::warn!(
+            open_files,
+            needed,
+            "fewer files may be open than grpc.max_connections needs: raise the limit (LimitNOFILE of systemd, ulimit -n)"
+        );
+    }
     let address = settings.grpc.listen;
     let tcp = TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;
     let unix = settings.grpc.unix_socket.as_deref().map(listen_unix).transpose()?;
@@ -389,6 +411,7 @@ pub async fn run(
     let (tls, rules) = (door.tls.is_some(), door.access.is_some());
     tracing::info!(%listen, tls, rules, cluster = settings.cluster.name, nodes = daemon.cluster.size.nodes(), "serving gRPC");
     let (stop, stopping) = watch::channel(false);
+    let supervised = supervisor::inform(daemon.cluster.clone(), daemon.can_serve.clone(), stopping.clone());
     let operators = Arc::new(operators(&daemon, &settings, calls.clone(), stopping));
     let shutdown = async move {
         shutdown.await;
@@ -408,10 +431,11 @@ pub async fn run(
     };
     let locks = services.locks.clone();
     let clock = services.runtime.clock.clone();
-    // Operators are answered until the last call has ended.
+    // Operators are answered, and the service manager told, until the last call has ended.
     tokio::select! {
         served = grpc::serve(services, tcp, unix, shutdown) => served?,
         never = serve_http(operators, http) => match never {},
+        never = supervised => match never {},
     }
     locks.settled(clock.now() + SETTLE_TIMEOUT).await;
     if let Some(path) = &settings.grpc.unix_socket {

@@ -8,6 +8,9 @@ mod access;
 mod acquire;
 #[path = "support/certificates.rs"]
 mod certificates;
+#[cfg(feature = "client")]
+#[path = "grpc/client.rs"]
+mod client;
 #[path = "grpc/cluster.rs"]
 mod cluster;
 #[path = "grpc/crowd.rs"]
@@ -16,6 +19,8 @@ mod crowd;
 mod edge;
 #[path = "grpc/hold.rs"]
 mod hold;
+#[path = "grpc/hostile.rs"]
+mod hostile;
 #[path = "grpc/kv.rs"]
 mod kv;
 #[path = "grpc/kv_many.rs"]
@@ -38,6 +43,8 @@ mod queue_consume;
 mod queue_operators;
 #[path = "grpc/queue_refusals.rs"]
 mod queue_refusals;
+#[path = "support/raw_http2.rs"]
+mod raw_http2;
 #[path = "grpc/refusals.rs"]
 mod refusals;
 #[path = "grpc/stage.rs"]

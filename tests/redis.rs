@@ -15,6 +15,8 @@ mod clocks;
 mod command;
 #[path = "redis/contention.rs"]
 mod contention;
+#[path = "redis/doctor.rs"]
+mod doctor;
 #[path = "redis/going_away.rs"]
 mod going_away;
 #[path = "redis/healing.rs"]
@@ -23,6 +25,8 @@ mod healing;
 mod keys;
 #[path = "redis/keys_history.rs"]
 mod keys_history;
+#[path = "redis/lifecycle.rs"]
+mod lifecycle;
 #[path = "redis/nodes_fail.rs"]
 mod nodes_fail;
 #[path = "redis/queues.rs"]
@@ -31,5 +35,9 @@ mod queues;
 mod queues_history;
 #[path = "redis/secrets.rs"]
 mod secrets;
+#[path = "redis/supervisor.rs"]
+mod supervisor;
+#[path = "redis/tracing.rs"]
+mod tracing;
 #[path = "redis/unfit.rs"]
 mod unfit;

@@ -161,6 +161,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("http/", &["cluster", "metrics", "runtime"]),
     // It looks whether files can be used.
     ("config/", &["access", "limits", "tls"]),
+    ("client/", &["proto", "runtime"]),
     ("telemetry.rs", &["config"]),
     ("proto.rs", &[]),
     (
@@ -170,6 +171,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("load/", &["runtime"]),
     ("server/reload.rs", &["access", "config", "meter::calls", "meter::door", "runtime", "tls"]),
     ("server/check.rs", &["config", "ids", "members", "node", "quorum", "runtime", "server"]),
+    ("server/findings.rs", &["config", "ids", "limits", "node"]),
+    ("server/supervisor.rs", &["driver::Cluster", "runtime"]),
     ("main.rs", &[]),
     ("lib.rs", &[]),
 ];
@@ -179,25 +182,27 @@ const ROOT: &str = "server.rs";
 
 /// Crates (or parts of them) that only some files may name. Everywhere else they are walls.
 const CRATES: &[(&str, &[&str])] = &[
-    (
-        "tokio",
-        &["runtime/system.rs", "grpc/", "http/", "cli/", "server.rs", "server/reload.rs", "node/redis"],
-    ),
-    ("tokio_stream", &["grpc/", "server.rs"]),
+    ("tokio", &["runtime/system.rs", "grpc/", "http/", "cli/", "server", "node/redis", "client/"]),
+    ("opentelemetry", &["telemetry.rs"]),
+    ("opentelemetry_otlp", &["telemetry.rs"]),
+    ("opentelemetry_sdk", &["telemetry.rs"]),
+    ("tracing_opentelemetry", &["telemetry.rs"]),
+    ("sd_notify", &["server/supervisor.rs"]),
+    ("tokio_stream", &["grpc/", "server.rs", "client/"]),
     ("fred", &["node/redis"]),
     ("rustls", &["tls.rs", "grpc/", "server/reload.rs"]),
-    ("tokio_rustls", &["grpc/"]),
-    ("x509_cert", &["tls.rs"]),
+    ("tokio_rustls", &["grpc/", "node/redis/certificate.rs"]),
+    ("x509_cert", &["tls.rs", "node/redis/certificate.rs"]),
     ("ring", &["access/token.rs", "server/reload.rs"]),
     ("subtle", &["access/rules.rs"]),
     ("toml", &["access/rules.rs"]),
     ("mlua", &["node/embedded"]),
-    ("tonic", &["grpc/", "cli/", "proto.rs"]),
+    ("tonic", &["grpc/", "cli/", "proto.rs", "client/"]),
     ("tonic_types", &["grpc/", "cli/"]),
     ("tonic_health", &["grpc/", "cli/bench"]),
     ("tonic_reflection", &["grpc/"]),
     ("prost", &["grpc/", "cli/queue/"]),
-    ("prost_types", &["grpc/", "cli/"]),
+    ("prost_types", &["grpc/", "cli/", "client/"]),
     // The server names the room of that name.
     ("http", &["grpc/", "http/", "server.rs"]),
     ("hyper", &["http/"]),
@@ -233,6 +238,7 @@ const PURE: &[&str] = &[
     "kv/change.rs",
     "kv/value.rs",
     "cluster/status.rs",
+    "server/findings.rs",
     "http/page.rs",
     "meter/",
     "node/keyspace.rs",

@@ -41,10 +41,20 @@ impl Serve {
 
 /// Sets up the log and serves until SIGTERM or SIGINT.
 pub(super) async fn serve(settings: Settings, nodes: NodesKind) -> u8 {
-    if let Err(error) = telemetry::init(&settings.log) {
-        eprintln!("majorityd: {}", chain(&error));
-        return EXIT_FAILURE;
-    }
+    let telemetry = match telemetry::init(&settings.log, &settings.tracing) {
+        Ok(telemetry) => telemetry,
+        Err(error) => {
+            eprintln!("majorityd: {}", chain(&error));
+            return EXIT_FAILURE;
+        }
+    };
+    let code = serve_logged(settings, nodes).await;
+    // Nothing of a thread's end matters any more but that it has come.
+    let _ = tokio::task::spawn_blocking(|| telemetry.end()).await;
+    code
+}
+
+async fn serve_logged(settings: Settings, nodes: NodesKind) -> u8 {
     let shutdown = match shutdown_signal() {
         Ok(shutdown) => shutdown,
         Err(error) => {

@@ -86,6 +86,8 @@ pub struct Settings {
     pub healing: Healing,
     /// What the daemon writes to stderr.
     pub log: Log,
+    /// What the daemon tells of single calls.
+    pub tracing: Tracing,
 }
 
 impl Settings {
@@ -218,6 +220,8 @@ pub struct Grpc {
     pub listen: SocketAddr,
     /// A Unix socket to listen on too.
     pub unix_socket: Option<PathBuf>,
+    /// Connections that may be open at the same time.
+    pub max_connections: u32,
     /// Calls and streams that one connection may have open at the same time.
     pub max_streams_per_connection: u32,
     /// The deadline of a call whose client named none.
@@ -237,6 +241,7 @@ impl Default for Grpc {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7480)),
             unix_socket: None,
+            max_connections: limits::CONNECTIONS_MAX as u32,
             max_streams_per_connection: 4_096,
             default_timeout: Duration::from_secs(10),
             shutdown_grace: Duration::from_secs(10),
@@ -480,6 +485,32 @@ impl Default for Log {
         Self { format: LogFormat::Text, filter: "info,fred=error".into() }
     }
 }
+
+/// `[tracing]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tracing {
+    /// Where spans are sent, by OTLP over gRPC: `http://host:port`. `None` for nowhere.
+    pub otlp_endpoint: Option<String>,
+    /// How many of the calls are traced whose client does not say whether they are.
+    pub sample_ratio: Ratio,
+    /// What the daemons are called there.
+    pub service_name: String,
+}
+
+impl Default for Tracing {
+    fn default() -> Self {
+        Self { otlp_endpoint: None, sample_ratio: Ratio(1.0), service_name: "majorityd".into() }
+    }
+}
+
+/// A part of the whole: a number. [`validate`] sees to it that it is from 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Ratio(pub f64);
+
+// Settings are compared with what was written; NaN is refused like everything that is not from 0 to 1.
+impl Eq for Ratio {}
 
 /// How events are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,7 +7,8 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    ClientAuth, Grpc, GrpcTls, Healing, Http, Keys, Locks, Nodes, Problem, Queues, Settings, duration_as_text,
+    ClientAuth, Grpc, GrpcTls, Healing, Http, Keys, Locks, Nodes, Problem, Queues, Settings, Tracing,
+    duration_as_text,
 };
 use crate::limits;
 
@@ -49,6 +50,7 @@ pub fn validate(settings: &Settings, nodes: NodesFrom) -> Vec<Problem> {
     check_queues(&mut found, &settings.queues);
     check_keys(&mut found, &settings.keys);
     check_healing(&mut found, &settings.healing);
+    check_tracing(&mut found, &settings.tracing);
     check_between(&mut found, settings);
     if let Err(error) = EnvFilter::builder().parse(&settings.log.filter) {
         let rule = format!("must be directives such as info or info,majorityd=debug: {error}");
@@ -183,6 +185,8 @@ fn check_grpc(found: &mut Found, grpc: &Grpc) {
     }
     let streams = usize::try_from(grpc.max_streams_per_connection).unwrap_or(usize::MAX);
     found.count("grpc.max_streams_per_connection", streams, COUNT_MAX);
+    let connections = usize::try_from(grpc.max_connections).unwrap_or(usize::MAX);
+    found.count("grpc.max_connections", connections, COUNT_MAX);
     found.duration("grpc.default_timeout", grpc.default_timeout, Duration::from_millis(100), TIMEOUT_MAX);
     found.duration("grpc.shutdown_grace", grpc.shutdown_grace, Duration::ZERO, TIMEOUT_MAX);
 }
@@ -248,6 +252,29 @@ fn check_healing(found: &mut Found, healing: &Healing) {
     found.duration("healing.compare_interval", healing.compare_interval, HEALING_MIN, limits::TTL_CEILING);
 }
 
+fn check_tracing(found: &mut Found, tracing: &Tracing) {
+    if let Some(endpoint) = &tracing.otlp_endpoint {
+        let good = url::Url::parse(endpoint).is_ok_and(|url| {
+            url.scheme() == "http"
+                && url.host_str().is_some()
+                && url.password().is_none()
+                && url.username().is_empty()
+        });
+        if !good {
+            let rule = "must be http:// with a host and a port, such as http://127.0.0.1:4317: a collector on this machine or behind a \
+                        trusted network, because nothing is encrypted";
+            found.push("tracing.otlp_endpoint", None, rule);
+        }
+    }
+    let ratio = tracing.sample_ratio.0;
+    if !(0.0..=1.0).contains(&ratio) {
+        found.push("tracing.sample_ratio", ratio.to_string(), "must be from 0 to 1");
+    }
+    if tracing.service_name.is_empty() {
+        found.push("tracing.service_name", quoted(""), "must not be empty");
+    }
+}
+
 fn check_between(found: &mut Found, settings: &Settings) {
     let Settings { nodes, grpc, locks, quorum, .. } = settings;
     let why = ": one slow node would cost the shortest lease";
@@ -259,7 +286,7 @@ fn check_between(found: &mut Found, settings: &Settings) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{NodeAddress, Secret};
+    use crate::config::{NodeAddress, Ratio, Secret};
 
     fn good() -> Settings {
         let mut settings = Settings::default();
@@ -346,6 +373,7 @@ mod tests {
                 "grpc.allow_plaintext",
             ),
             (|s| s.grpc.unix_socket = Some("m.sock".into()), "grpc.unix_socket = \"m.sock\"", "absolute"),
+            (|s| s.grpc.max_connections = 0, "grpc.max_connections = 0", "from 1"),
             (|s| s.grpc.max_streams_per_connection = 0, "grpc.max_streams_per_connection = 0", "from 1"),
             (|s| s.grpc.default_timeout = seconds(3601), "grpc.default_timeout = \"1h 1s\"", "1h"),
             (
@@ -385,6 +413,15 @@ mod tests {
             (|s| s.keys.value_bytes_max = 0, "keys.value_bytes_max = 0", "from 1 to 16777216"),
             (|s| s.keys.value_bytes_max = (16 << 20) + 1, "keys.value_bytes_max = 16777217", "16777216"),
             (|s| s.keys.look_interval = Duration::ZERO, "keys.look_interval = \"0s\"", "100ms"),
+            (|s| s.tracing.otlp_endpoint = Some("https://a:1".into()), "tracing.otlp_endpoint: ", "http://"),
+            (
+                |s| s.tracing.otlp_endpoint = Some("http://me:hunter2@a:1".into()),
+                "tracing.otlp_endpoint: ",
+                "http://",
+            ),
+            (|s| s.tracing.sample_ratio = Ratio(1.5), "tracing.sample_ratio = 1.5", "from 0 to 1"),
+            (|s| s.tracing.sample_ratio = Ratio(f64::NAN), "tracing.sample_ratio = NaN", "from 0 to 1"),
+            (|s| s.tracing.service_name.clear(), "tracing.service_name = \"\"", "empty"),
             (|s| s.log.filter = "majorityd=loud".into(), "log.filter = \"majorityd=loud\"", "directives"),
         ];
         for (change, setting, rule) in rows {

@@ -26,6 +26,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::connections::{Admitted, Connections, Opening};
 use super::layers::Connection;
 use crate::meter::calls::Calls;
 use crate::runtime::Runtime;
@@ -48,6 +49,8 @@ pub(super) struct Handshakes {
     pub(super) calls: Arc<Calls>,
     /// Tasks and time.
     pub(super) runtime: Runtime,
+    /// Where HTTP/2 has to begin in time.
+    pub(super) connections: Connections,
     /// For each connection; see [`Connection::new`].
     pub(super) calls_max: usize,
     /// How many may be under way.
@@ -68,7 +71,13 @@ impl Accepted for TcpStream {
     }
 }
 
-type Secured<S> = Connection<TlsStream<S>>;
+impl<S: Accepted> Accepted for Admitted<S> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().tcp()
+    }
+}
+
+type Secured<S> = Connection<Opening<TlsStream<S>>>;
 
 /// Connections with their handshakes done, in the order in which they were.
 pub(super) fn done<S: Accepted>(
@@ -150,6 +159,7 @@ impl Handshakes {
     fn connection<S>(&self, stream: TlsStream<S>, peer: Option<SocketAddr>) -> Secured<S> {
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let names = certificate.map(tls::names).unwrap_or_default();
+        let stream = self.connections.opened_in_time(stream);
         Connection::new(stream, peer, self.calls_max).with_certificate(names.into())
     }
 }

@@ -2,7 +2,7 @@
 //! that it is counted.
 //!
 //! ```text
-//! tonic: grpc-timeout -> CallLayer: span, Gate, count, CallTime -> routes -> handler
+//! tonic: grpc-timeout -> CallLayer: span, Gate, count, CallTime, bounds on the request -> routes -> handler
 //!                        ^ the response body keeps the count and the span until the last byte of a stream
 //! ```
 //!
@@ -29,9 +29,11 @@ use tonic::transport::server::Connected;
 use tracing::Instrument;
 
 use super::access::{Caller, Gate};
+use super::arrival::{Arrivals, BytesGauge};
 use super::status;
-use crate::meter::calls::{Calls, MethodMeter};
+use crate::meter::calls::{CODES, Calls, MethodMeter};
 use crate::runtime::{Clock, Moment};
+use crate::telemetry;
 use crate::telemetry::field;
 use crate::tls::CertificateName;
 
@@ -151,12 +153,15 @@ pub struct ConnectionInfo {
     pub certificate: Arc<[CertificateName]>,
     /// Calls in flight on this connection.
     pub calls: Gauge,
+    /// Bytes of requests that are on their way on this connection.
+    pub arriving: BytesGauge,
 }
 
 #[cfg(test)]
 impl ConnectionInfo {
     pub(super) fn testing(certificate: Arc<[CertificateName]>) -> Self {
-        Self { peer: None, certificate, calls: Gauge::new("calls_per_connection_max", 1) }
+        let calls = Gauge::new("calls_per_connection_max", 1);
+        Self { peer: None, certificate, calls, arriving: BytesGauge::of_connection() }
     }
 }
 
@@ -171,7 +176,8 @@ impl<S> Connection<S> {
     /// Around an accepted stream.
     pub fn new(stream: S, peer: Option<SocketAddr>, calls_max: usize) -> Self {
         let calls = Gauge::new("calls_per_connection_max", calls_max);
-        Self { stream, info: ConnectionInfo { peer, certificate: Arc::default(), calls } }
+        let arriving = BytesGauge::of_connection();
+        Self { stream, info: ConnectionInfo { peer, certificate: Arc::default(), calls, arriving } }
     }
 
     /// With what the client's certificate vouches for, which has been verified.
@@ -234,14 +240,21 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
 pub struct CallLayer {
     clock: Arc<dyn Clock>,
     calls: Gauge,
+    arrivals: Arrivals,
     counted: Arc<Calls>,
     gate: Gate,
 }
 
 impl CallLayer {
-    /// `calls` bounds those of the whole daemon, `counted` is told of each, and `gate` says who is let in.
-    pub fn new(clock: Arc<dyn Clock>, calls: Gauge, counted: Arc<Calls>, gate: Gate) -> Self {
-        Self { clock, calls, counted, gate }
+    /// `calls` and `arrivals` bound those of the whole daemon, `counted` is told of each, and `gate` says who is let in.
+    pub fn new(
+        clock: Arc<dyn Clock>,
+        calls: Gauge,
+        arrivals: Arrivals,
+        counted: Arc<Calls>,
+        gate: Gate,
+    ) -> Self {
+        Self { clock, calls, arrivals, counted, gate }
     }
 
     /// Counts the call, or refuses it.
@@ -302,12 +315,12 @@ where
         }
         let time = CallTime::of(request.headers(), call.started);
         request.extensions_mut().insert(time);
-        let answer = self.inner.call(request).instrument(call.span.clone());
+        let answer = self.inner.call(self.layer.arrivals.bounded(request)).instrument(call.span.clone());
         Box::pin(async move {
             // A panic ends this call only, and its client is told so. No state of the call outlives it; what the rooms
             // behind share is theirs to keep whole.
             let response = match AssertUnwindSafe(answer).catch_unwind().await {
-                Ok(answer) => answer?,
+                Ok(answer) => status::with_reason(answer?),
                 Err(_) => status::panicked().into_http(),
             };
             // An error without a body has its code in the headers.
@@ -332,13 +345,16 @@ impl Call {
     /// Only the method, the peer and, once it is known, the identity are in the span: requests may hold secrets.
     fn start(request: &Request<Body>, layer: &CallLayer) -> Self {
         let peer = request.extensions().get::<ConnectionInfo>().and_then(|info| info.peer);
-        let span = tracing::debug_span!(
-            "call",
-            method = request.uri().path(),
-            peer = peer.map(tracing::field::display),
-            identity = tracing::field::Empty,
-        );
         let (clock, method) = (layer.clock.clone(), layer.counted.at(request.uri().path()).clone());
+        let span = match telemetry::is_traced() {
+            true => traced(request, &method, peer),
+            false => tracing::debug_span!(
+                "call",
+                method = request.uri().path(),
+                peer = peer.map(tracing::field::display),
+                identity = tracing::field::Empty,
+            ),
+        };
         method.began();
         Self { started: clock.now(), clock, span, code: None, counted: vec![], method }
     }
@@ -362,7 +378,46 @@ impl Drop for Call {
             Some(code) => tracing::debug!(parent: &self.span, ?code, duration_ms, "answered"),
             None => tracing::debug!(parent: &self.span, duration_ms, "the client went away"),
         }
+        // Of a span that is not traced these are no fields.
+        if let Some(code) = self.code {
+            self.span.record("code", CODES[code as usize]);
+        }
+        if self.code.is_some_and(is_fault) {
+            self.span.record("otel.status_code", "ERROR");
+        }
     }
+}
+
+/// The same span with what a trace has of it: a name of few, because a path is whatever the client says, and the trace that the
+/// client has it belong to.
+fn traced(request: &Request<Body>, method: &MethodMeter, peer: Option<SocketAddr>) -> tracing::Span {
+    let name = format!("{}/{}", method.service, method.method);
+    let span = tracing::debug_span!(
+        "call",
+        otel.name = name,
+        otel.kind = "server",
+        otel.status_code = tracing::field::Empty,
+        rpc.system = "grpc",
+        method = name,
+        peer = peer.map(tracing::field::display),
+        identity = tracing::field::Empty,
+        code = tracing::field::Empty,
+    );
+    telemetry::follow(&span, |name| request.headers().get(name)?.to_str().ok());
+    span
+}
+
+/// What OpenTelemetry takes for a fault of the server.
+fn is_fault(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
 }
 
 /// Keeps the [`Call`] until the body ends or is dropped.
@@ -473,12 +528,9 @@ mod tests {
     async fn a_panic_is_told_as_an_unknown_outcome() {
         let counted = Arc::new(Calls::of([]));
         let clock = crate::runtime::system::runtime().clock;
-        let layer = CallLayer::new(
-            clock,
-            Gauge::new("calls_max", 1),
-            counted.clone(),
-            Gate::new(None, counted.clone()),
-        );
+        let arrivals = Arrivals::new(clock.clone(), Duration::from_secs(1), Default::default());
+        let gate = Gate::new(None, counted.clone());
+        let layer = CallLayer::new(clock, Gauge::new("calls_max", 1), arrivals, counted.clone(), gate);
         let broken = tower::service_fn(|_: Request<Body>| async {
             if true {
                 panic!("a broken invariant");

@@ -1,7 +1,7 @@
 //! The API over gRPC: builds the router and serves it, with health, reflection, keepalive and a graceful end.
 //!
 //! ```text
-//! listener -> handshake -> Connection (counts) -> CallLayer (who, deadline, limits, span) -> LockApi -> Locks
+//! listener -> Admitted -> handshake -> Connection (counts) -> CallLayer (who, deadline, limits, span) -> LockApi -> Locks
 //!                                                                       -> QueueApi -> Queues
 //!                                                                       -> KvApi -> Keys
 //!                                                                       -> ClusterApi -> Observer
@@ -9,10 +9,12 @@
 //! ```
 //!
 //! Read [`lock`], [`queue`], [`kv`] and [`cluster`] for the handlers, [`convert`] for what is checked, [`status`] for errors and
-//! [`layers`] for what every call goes through. Nothing here decides anything about locks, queues or keys.
+//! [`layers`] for what every call goes through; [`connections`] and [`arrival`] bound what clients can take up before that. Nothing here decides anything about locks, queues or keys.
 
 pub mod access;
+pub mod arrival;
 pub mod cluster;
+pub mod connections;
 pub mod convert;
 mod handshakes;
 pub mod kv;
@@ -22,6 +24,7 @@ pub mod queue;
 pub mod status;
 pub mod streams;
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -56,7 +59,9 @@ use crate::proto::v1::queue_service_server::QueueServiceServer;
 use crate::queue::Queues;
 use crate::runtime::{Clock, Runtime};
 use access::Gate;
+use arrival::Arrivals;
 use cluster::ClusterApi;
+use connections::Connections;
 use convert::Limits;
 use handshakes::Handshakes;
 use kv::KvApi;
@@ -91,6 +96,12 @@ pub struct Settings {
     pub keepalive_timeout: Duration,
     /// Largest request message, in bytes. Larger ones are answered OUT_OF_RANGE.
     pub message_bytes_max: usize,
+    /// Connections at a time, over all listeners; more are told to go elsewhere.
+    pub connections_max: usize,
+    /// How long a connection may take to say that it speaks HTTP/2.
+    pub opening_timeout: Duration,
+    /// How long a request may take to arrive, whatever its client's deadline is.
+    pub arrival_timeout: Duration,
     /// Calls in flight on one connection, streams included.
     pub calls_per_connection_max: usize,
     /// Calls in flight in the daemon, streams included. Each takes some ten KiB.
@@ -111,6 +122,9 @@ impl Default for Settings {
             keepalive_timeout: Duration::from_secs(10),
             // A batch of 4 MiB and its framing.
             message_bytes_max: 5 << 20,
+            connections_max: crate::limits::CONNECTIONS_MAX,
+            opening_timeout: crate::limits::OPENING_TIMEOUT,
+            arrival_timeout: crate::limits::ARRIVAL_TIMEOUT,
             // As many as one daemon keeps waiters for one name: one client may wait with all its threads.
             calls_per_connection_max: crate::limits::WAITERS_PER_NAME_MAX,
             // All the waiters, and as many calls that do not wait.
@@ -216,23 +230,49 @@ pub fn calls() -> Calls {
         tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
         tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
     ];
-    Calls::of(sets.into_iter().flat_map(methods_in))
+    let methods = sets.into_iter().flat_map(methods_in);
+    Calls::of(methods.map(|method| (method.service, method.name, method.streams)))
 }
 
-/// Service, name, and whether it streams, of each method in a set of descriptors.
-fn methods_in(set: &[u8]) -> Vec<(String, String, bool)> {
+/// A method as its descriptor has it.
+struct Described {
+    service: String,
+    name: String,
+    /// Its answers, or its requests, are a stream.
+    streams: bool,
+    /// Its requests are.
+    client_streams: bool,
+}
+
+/// The methods in a set of descriptors.
+fn methods_in(set: &[u8]) -> Vec<Described> {
     let set = FileDescriptorSet::decode(set).expect("descriptors in this binary are well formed");
     let mut methods = Vec::new();
     for file in &set.file {
         for service in &file.service {
             let full = format!("{}.{}", file.package(), service.name());
             for method in &service.method {
-                let streams = method.client_streaming() || method.server_streaming();
-                methods.push((full.clone(), method.name().to_owned(), streams));
+                methods.push(Described {
+                    service: full.clone(),
+                    name: method.name().to_owned(),
+                    streams: method.client_streaming() || method.server_streaming(),
+                    client_streams: method.client_streaming(),
+                });
             }
         }
     }
     methods
+}
+
+/// Paths of the methods whose clients may go on sending.
+fn client_streams() -> BTreeSet<String> {
+    let sets = [
+        FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+    ];
+    let methods = sets.into_iter().flat_map(methods_in).filter(|method| method.client_streams);
+    methods.map(|method| format!("/{}/{}", method.service, method.name)).collect()
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {
@@ -267,20 +307,26 @@ pub async fn serve(
     let clock = services.runtime.clock.clone();
     let calls = Gauge::new("calls_max", settings.calls_max);
     let calls_max = settings.calls_per_connection_max;
-    let layer = CallLayer::new(
-        clock.clone(),
-        calls,
+    let arrivals = Arrivals::new(clock.clone(), settings.arrival_timeout, client_streams());
+    let gate = Gate::new(services.access.clone(), services.calls.clone());
+    let layer = CallLayer::new(clock.clone(), calls, arrivals, services.calls.clone(), gate);
+    let connections = Connections::new(
+        settings.connections_max,
+        settings.opening_timeout,
+        services.runtime.clone(),
         services.calls.clone(),
-        Gate::new(services.access.clone(), services.calls.clone()),
     );
 
     let tcp = paced(TcpIncoming::from(tcp).with_nodelay(Some(true)), clock.clone());
     let on_tcp = {
         let (routes, layer, stopping) = (routes.clone(), layer.clone(), stopping.clone());
-        let handshakes = services.tls.clone().map(|config| Handshakes {
+        let (connections, tls) = (connections.clone(), services.tls.clone());
+        let tcp = connections.admitted(tls.is_none(), tcp);
+        let handshakes = tls.map(|config| Handshakes {
             config,
             calls: services.calls.clone(),
             runtime: services.runtime.clone(),
+            connections: connections.clone(),
             calls_max,
             handshakes_max: settings.handshakes_max,
             timeout: settings.handshake_timeout,
@@ -293,8 +339,8 @@ pub async fn serve(
                 None => {
                     let plain = tcp.map(move |accepted| {
                         accepted.map(|stream| {
-                            let peer = stream.peer_addr().ok();
-                            Connection::new(stream, peer, calls_max)
+                            let peer = stream.get_ref().peer_addr().ok();
+                            Connection::new(connections.opened_in_time(stream), peer, calls_max)
                         })
                     });
                     serve_on(plain, routes, layer, settings, stopping).await
@@ -305,8 +351,12 @@ pub async fn serve(
     let on_unix = async {
         match unix {
             Some(unix) => {
-                let accepted = UnixListenerStream::new(unix)
-                    .map(move |accepted| accepted.map(|stream| Connection::new(stream, None, calls_max)));
+                let accepted =
+                    connections.admitted(true, UnixListenerStream::new(unix)).map(move |accepted| {
+                        accepted.map(|stream| {
+                            Connection::new(connections.opened_in_time(stream), None, calls_max)
+                        })
+                    });
                 serve_on(paced(accepted, clock.clone()), routes, layer, settings, stopping).await
             }
             None => Ok(()),
@@ -365,6 +415,7 @@ where
         // that is on it.
         .http2_max_pending_accept_reset_streams(Some(streams as usize))
         .initial_connection_window_size(connection_window(streams))
+        .http2_max_header_list_size(Some(crate::limits::HEADERS_BYTES_MAX))
         .layer(layer)
         .serve_with_incoming_shutdown(routes, incoming, stopped)
         .await?;

@@ -311,7 +311,7 @@ async fn opened(
         Either::Right(_) => return Err(failed(&QueueError::ShuttingDown, Repeat::Harmless)),
     };
     let Some(first) = first else { return Ok(None) };
-    Ok(Some((first?, messages)))
+    Ok(Some((first.map_err(status::unreadable)?, messages)))
 }
 
 /// What the first message asks for, if its sender may have it.
@@ -337,7 +337,7 @@ fn commands(
                     }
                     Err(convert::BadCommand::Other(invalid)) => Err(status::invalid(&invalid)),
                 },
-                Err(status) => Err(status),
+                Err(status) => Err(status::unreadable(status)),
             };
             let last = answer.is_err();
             // A receiver that is gone went with the stream, and with it goes what is told there.

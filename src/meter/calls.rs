@@ -41,6 +41,31 @@ pub struct Calls {
     other: Arc<MethodMeter>,
     /// Before a call is one: handshakes, and calls that were not let in.
     pub door: DoorMeter,
+    /// What the calls come over.
+    pub connections: ConnectionMeter,
+}
+
+/// Connections of clients.
+#[derive(Debug, Default)]
+pub struct ConnectionMeter {
+    /// Open ones that have a place.
+    pub open: Level,
+    /// For which there was no place.
+    pub refused: Count,
+    /// That were closed because they did not say in time what they speak.
+    pub silent: Count,
+}
+
+impl ConnectionMeter {
+    /// One has come. It will end.
+    pub fn opened(&self) {
+        self.open.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One has ended.
+    pub fn closed(&self) {
+        self.open.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// One method.
@@ -66,7 +91,12 @@ impl Calls {
             (format!("/{service}/{method}"), Arc::new(MethodMeter::new(service, method, streams)))
         });
         let other = Arc::new(MethodMeter::new(OTHER.into(), OTHER.into(), true));
-        Self { methods: methods.collect(), other, door: DoorMeter::default() }
+        Self {
+            methods: methods.collect(),
+            other,
+            door: DoorMeter::default(),
+            connections: ConnectionMeter::default(),
+        }
     }
 
     /// The method at a path.

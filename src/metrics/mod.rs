@@ -48,6 +48,8 @@ pub struct Sources {
 pub struct Limits {
     /// Calls in flight.
     pub calls: usize,
+    /// Connections.
+    pub connections: usize,
     /// Callers that wait for locks.
     pub lock_waiters: usize,
 }

@@ -38,7 +38,16 @@ fn write_calls(page: &mut Page<'_>, calls: &Calls, limits: Limits) -> fmt::Resul
     let open = calls.all().map(|method| (method_labels(method), method.in_flight.get() as f64));
     page.gauges("majorityd_grpc_calls_in_flight", "Calls and streams that have not ended.", open)?;
     let help = "Calls and streams that may be in flight; more are refused.";
-    page.gauge("majorityd_grpc_calls_in_flight_max", help, limits.calls as f64)
+    page.gauge("majorityd_grpc_calls_in_flight_max", help, limits.calls as f64)?;
+    let connections = &calls.connections;
+    page.gauge("majorityd_grpc_connections", "Connections that are open.", connections.open.get() as f64)?;
+    let help = "Connections that may be open; more are refused.";
+    page.gauge("majorityd_grpc_connections_max", help, limits.connections as f64)?;
+    let closed = [("full", &connections.refused), ("silent", &connections.silent)];
+    let closed = closed.map(|(reason, count)| (label("reason", reason), count.get()));
+    let help = "Connections that were closed before they carried a call: there was no place (full), or they did not say in \
+                time what they speak (silent).";
+    page.counters("majorityd_grpc_connections_refused", help, closed)
 }
 
 fn write_door(page: &mut Page<'_>, door: &DoorMeter) -> fmt::Result {

@@ -23,8 +23,6 @@ pub struct Inspection {
     pub cluster_enabled: bool,
     /// `maxmemory-policy` by `CONFIG GET`, or as the configuration vouches for where the server hides it.
     pub maxmemory_policy: Option<String>,
-    /// `appendonly` by `CONFIG GET`; for `majorityd check` only.
-    pub appendonly: Option<String>,
 }
 
 /// A handshake that succeeded.
@@ -291,7 +289,6 @@ mod tests {
             role: Some("master".into()),
             cluster_enabled: false,
             maxmemory_policy: Some("noeviction".into()),
-            appendonly: None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! `Consume`: items as they come, for as long as the consumer reads, with their leases extended meanwhile.
 
 use std::collections::BTreeMap;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::channel::{mpsc, oneshot};
 use futures::future::{self, BoxFuture, OptionFuture};
 use futures::stream::{BoxStream, FuturesUnordered};
-use futures::{FutureExt, SinkExt, Stream, StreamExt, select_biased};
+use futures::{FutureExt, Stream, StreamExt, select_biased};
 
 use super::queues::Inner;
 use super::{
@@ -142,10 +142,28 @@ impl Consuming {
         matches!(ready, Some(Ok(())))
     }
 
+    /// Waits until there is room, for a client that does not read until the daemon shuts down.
     async fn say(&mut self, event: ConsumeEvent) -> Next {
-        match self.events.send(Ok(event)).await {
-            Ok(()) => Next::GoesOn,
-            Err(_) => Next::Ends,
+        let inner = self.inner.clone();
+        let closed = inner.closed.listen();
+        let closing = async {
+            if !inner.is_closing() {
+                closed.await;
+            }
+        };
+        let mut closing = pin!(closing.fuse());
+        let mut room = future::poll_fn(|context| self.events.poll_ready(context)).fuse();
+        let room = select_biased! {
+            room = room => Some(room),
+            () = closing => None,
+        };
+        match room {
+            Some(Ok(())) if self.events.start_send(Ok(event)).is_ok() => Next::GoesOn,
+            Some(_) => Next::Ends,
+            None => {
+                self.say_last(Err(QueueError::ShuttingDown));
+                Next::Ends
+            }
         }
     }
 

@@ -12,6 +12,8 @@ use futures::FutureExt;
 use futures::channel::oneshot;
 use futures::future::{self, Either};
 
+use tracing::Instrument;
+
 use super::age::Ages;
 use super::claim::{Claimer, Gathered, Haul};
 use super::proposer::{Claim, Decided, Entry, Fate, Proposer, Warm};
@@ -119,6 +121,8 @@ struct Pending<K: Kind> {
     result: oneshot::Sender<ChangeResult<K::Answer>>,
     deadline: Moment,
     extras: Extras,
+    /// Of the call that it belongs to, for traces.
+    span: tracing::Span,
 }
 
 /// What a change brings with it, beside itself.
@@ -257,6 +261,7 @@ impl<K: Kind> Registers<K> {
                 result: sender,
                 deadline,
                 extras: std::mem::take(&mut extras),
+                span: tracing::Span::current(),
             });
             Ticket { claim, result, enqueued }
         });
@@ -527,12 +532,13 @@ impl<K: Kind> Inner<K> {
     async fn round(&self, name: &Arc<str>, key: &RegisterKey, group: Group<K>) {
         let Group { pending, warm, promised } = group;
         let is_warm = warm.is_some() || promised.is_some();
+        let span = round_span(pending.iter().map(|pending| &pending.span));
         let now = self.cluster.runtime.clock.now();
         let pending_doubt = pending.iter().filter_map(|pending| pending.extras.doubt).min();
         let latest = pending.iter().map(|pending| pending.deadline).max().expect("a group is not empty");
         let (entries, waiters): (Vec<_>, Vec<_>) = pending
             .into_iter()
-            .map(|pending| (pending.entry, (pending.result, pending.deadline, pending.extras)))
+            .map(|pending| (pending.entry, (pending.result, pending.deadline, pending.extras, pending.span)))
             .unzip();
         let mut proposer =
             Proposer::<K>::new(key.clone(), self.cluster.size, self.cluster.proposer, entries, warm);
@@ -549,14 +555,14 @@ impl<K: Kind> Inner<K> {
             meter.warm.one();
         }
         let limit = latest.min(now + self.patience);
-        let (decided, _) = drive_from(&self.cluster, &mut proposer, limit, view).await;
+        let (decided, _) = drive_from(&self.cluster, &mut proposer, limit, view).instrument(span).await;
         let Decided { fates, warm, .. } = decided;
         if warm.as_ref().is_some_and(|warm| !K::is_listed(warm.value())) {
             let quiet = warm.as_ref().map_or(Duration::ZERO, |warm| K::retention(warm.value()));
             self.cluster.idle.add(key, self.cluster.runtime.clock.now() + quiet);
         }
         let mut deferred = Vec::new();
-        for ((fate, entry), (result, deadline, extras)) in
+        for ((fate, entry), (result, deadline, extras, span)) in
             fates.into_iter().zip(proposer.into_entries()).zip(waiters)
         {
             match self.result_of(fate) {
@@ -564,7 +570,7 @@ impl<K: Kind> Inner<K> {
                 Some(answer) => drop(result.send(answer)),
                 None => {
                     entry.claim.reopen();
-                    deferred.push(Pending { entry, result, deadline, extras });
+                    deferred.push(Pending { entry, result, deadline, extras, span });
                 }
             }
         }
@@ -607,6 +613,18 @@ impl<K: Kind> Inner<K> {
             detail: self.cluster.complaint(),
         }
     }
+}
+
+/// A round belongs to the first of the calls that it is made for, and is linked to the others: that is who waits for it.
+fn round_span<'a>(calls: impl Iterator<Item = &'a tracing::Span> + Clone) -> tracing::Span {
+    let mut traced = calls.filter(|span| !span.is_none());
+    let Some(first) = traced.next() else { return tracing::Span::none() };
+    let span = tracing::debug_span!(target: "otlp", parent: first, "round", changes = tracing::field::Empty);
+    let others = traced.inspect(|other| {
+        span.follows_from(*other);
+    });
+    span.record("changes", 1 + others.count());
+    span
 }
 
 #[cfg(test)]

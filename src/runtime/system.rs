@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{Clock, Entropy, Moment, Runtime, Spawn};
 
@@ -14,6 +15,20 @@ pub fn runtime() -> Runtime {
         entropy: Arc::new(SystemEntropy),
         spawner: Arc::new(TokioSpawn(tokio::runtime::Handle::current())),
     }
+}
+
+/// Lets this process open as many files as it may at all, and says how many that are; `None` for no limit. A shell or a container
+/// often starts with 1,024 while many more are allowed, and each connection is one.
+pub fn raise_open_files() -> Option<u64> {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        // Where that is not allowed it stays as it was.
+        if setrlimit(Resource::Nofile, raised).is_ok() {
+            limit.current = limit.maximum;
+        }
+    }
+    limit.current
 }
 
 struct SystemClock;

@@ -1,5 +1,7 @@
 //! What `majorityd check` finds out: connects to every server, looks, and touches nothing.
 
+use std::collections::BTreeMap;
+
 use crate::config::Settings;
 use crate::ids::{NodeIndex, ProposerId};
 use crate::members::change::{Answered, Judgement, judge};
@@ -10,10 +12,17 @@ use crate::node::{Identity, NodeState};
 use crate::quorum::ClusterSize;
 use crate::runtime::system;
 
+use super::findings::{self, Finding, Kind, Severity};
 use super::redis_options;
 
-/// How far a server's clock may be off before it is worth a word, in milliseconds.
-const CLOCK_OFFSET_MS: i64 = 1_000;
+/// What was found out.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// In the order of the configured list.
+    pub nodes: Vec<NodeReport>,
+    /// What somebody should know, the worst first.
+    pub findings: Vec<Finding>,
+}
 
 /// What was found out about one node.
 #[derive(Clone, Debug)]
@@ -28,14 +37,12 @@ pub struct NodeReport {
     pub counts: bool,
     /// What the member list says of it, in a word or two.
     pub member_state: String,
-    /// What an operator should know besides.
-    pub notes: Vec<String>,
 }
 
-/// Looks at every node. In the order of the configured list.
-pub async fn check_nodes(settings: &Settings) -> Vec<NodeReport> {
+/// Looks at every node, and at what a daemon with these settings would have here.
+pub async fn check(settings: &Settings) -> Report {
     let runtime = system::runtime();
-    let Ok(size) = ClusterSize::new(settings.nodes.addresses.len()) else { return Vec::new() };
+    let Ok(size) = ClusterSize::new(settings.nodes.addresses.len()) else { return Report::default() };
     let identity = Identity {
         cluster: settings.cluster.name.as_str().into(),
         nodes: size.nodes(),
@@ -50,10 +57,70 @@ pub async fn check_nodes(settings: &Settings) -> Vec<NodeReport> {
     let answered: Vec<_> =
         size.indexes().zip(&looks).filter_map(|(node, (_, look))| answered(node, look)).collect();
     let judgement = judge(&answered, size);
-    size.indexes()
-        .zip(looks)
-        .map(|(node, (address, look))| report(node, address, look, &answered, &judgement))
-        .collect()
+    let mut report = Report::default();
+    report.findings.extend(of_cluster(&judgement));
+    for (node, (address, look)) in size.indexes().zip(looks) {
+        let answer = answered.iter().find(|answer| answer.node == node);
+        let (counts, member_state, finding) = member_state(node, answer, &judgement);
+        report.findings.extend(finding);
+        report.findings.extend(of_look(node, &address, &look, settings));
+        let state = match look.state {
+            NodeState::Ready(welcome) => Ok(welcome),
+            NodeState::Refused(refusal) => Err(refusal.to_string()),
+            NodeState::Unreachable(reason) => Err(format!("unreachable: {reason}")),
+        };
+        report.nodes.push(NodeReport { index: node, address, state, counts, member_state });
+    }
+    let versions: BTreeMap<u8, String> = report
+        .nodes
+        .iter()
+        .filter_map(|node| Some((node.index.0, node.state.as_ref().ok()?.version.to_string())))
+        .collect();
+    report.findings.extend(findings::versions(&versions));
+    report.findings.extend(findings::open_files(system::raise_open_files(), settings));
+    report.findings.extend(findings::bootstrap(is_founded(&judgement), settings));
+    // Within one severity as they were found: node by node.
+    report.findings.sort_by_key(|finding| finding.severity);
+    report
+}
+
+/// The nodes alone.
+pub async fn check_nodes(settings: &Settings) -> Vec<NodeReport> {
+    check(settings).await.nodes
+}
+
+fn of_look(node: NodeIndex, address: &str, look: &Look, settings: &Settings) -> Vec<Finding> {
+    let state = match &look.state {
+        NodeState::Ready(_) => None,
+        NodeState::Refused(refusal) => Some(findings::refused(node, refusal)),
+        // Nothing more is known of it.
+        NodeState::Unreachable(reason) => return vec![findings::unreachable(node, address, reason)],
+    };
+    state.into_iter().chain(findings::surveyed(node, &look.survey, settings)).collect()
+}
+
+fn is_founded(judgement: &Judgement) -> bool {
+    matches!(judgement, Judgement::Committed { .. } | Judgement::Unfinished { .. } | Judgement::TooFew { .. })
+}
+
+/// What belongs to no node.
+fn of_cluster(judgement: &Judgement) -> Option<Finding> {
+    match judgement {
+        Judgement::TooFew { .. } => Some(Finding::overall(
+            Severity::Error,
+            Kind::Quorum,
+            "fewer than a quorum have the memory that the member list names: the cluster does not serve",
+            "start the servers that are missing; if all were restarted, a daemon recovers the cluster when all of them answer \
+             (docs/operations.md, After a power cut)",
+        )),
+        Judgement::Unreadable(error) => Some(Finding::overall(
+            Severity::Error,
+            Kind::Member,
+            format!("the member list can't be read: {error}"),
+            "use a version of majorityd that is as new as that of the daemons",
+        )),
+        Judgement::Absent { .. } | Judgement::Committed { .. } | Judgement::Unfinished { .. } => None,
+    }
 }
 
 /// Of two addresses with one server the later is refused.
@@ -83,62 +150,48 @@ fn answered(node: NodeIndex, look: &Look) -> Option<Answered> {
     }
 }
 
-fn report(
-    index: NodeIndex,
-    address: String,
-    look: Look,
-    answered: &[Answered],
-    judgement: &Judgement,
-) -> NodeReport {
-    let answer = answered.iter().find(|answer| answer.node == index);
-    let (counts, member_state, mut notes) = member_state(index, answer, judgement);
-    if let Some(offset) = look.clock_offset_ms.filter(|offset| offset.abs() > CLOCK_OFFSET_MS) {
-        notes.push(format!("its clock is {offset} ms from this machine's: run a time service on both"));
-    }
-    let state = match look.state {
-        NodeState::Ready(welcome) => Ok(welcome),
-        NodeState::Refused(refusal) => Err(refusal.to_string()),
-        NodeState::Unreachable(reason) => Err(format!("unreachable: {reason}")),
-    };
-    NodeReport { index, address, state, counts, member_state, notes }
-}
-
 /// Whether the node counts, what the member list says of it, and what follows for an operator.
 fn member_state(
     node: NodeIndex,
     answer: Option<&Answered>,
     judgement: &Judgement,
-) -> (bool, String, Vec<String>) {
-    let lost = "it lost its memory (a restart, a replacement, FLUSHALL?) and does not count until a daemon has brought it \
-                back";
-    let joins = "it lost its memory; everything is being copied to it, and it will count when that is done";
-    let is_back = "no daemon had reached it for long, so it is out; it does not count until a daemon has brought it back";
+) -> (bool, String, Option<Finding>) {
+    let warning =
+        |found: &str, advice: &str| Some(Finding::of(node, Severity::Warning, Kind::Member, found, advice));
+    let wait = "wait, and restart no other server meanwhile; majorityd status --watch shows how far it is";
+    let run = "a daemon does that by itself: run one, and restart no other server meanwhile";
     let of_list = |list: &MemberList| {
-        let Some(entry) = list.entry(node) else { return (false, "not listed", vec![]) };
+        let Some(entry) = list.entry(node) else { return (false, "not listed", None) };
         let counts = answer.is_some_and(|answer| list.counts(node, answer.memory));
         match (entry.state, answer.is_some()) {
-            (State::Member, true) if counts => (true, "member", vec![]),
-            (State::Member, true) => (false, "member without its memory", vec![lost.to_owned()]),
-            (State::Member, false) => (false, "member, silent", vec![]),
-            (State::Joining, _) => (false, "joining", vec![joins.to_owned()]),
-            (State::Out, true) => (false, "out", vec![is_back.to_owned()]),
-            (State::Out, false) => (false, "out", vec![]),
+            (State::Member, true) if counts => (true, "member", None),
+            (State::Member, true) => {
+                let found = "it lost its memory (a restart, a replacement, FLUSHALL?) and does not count until a daemon has \
+                             brought it back";
+                (false, "member without its memory", warning(found, run))
+            }
+            (State::Member, false) => (false, "member, silent", None),
+            (State::Joining, _) => {
+                let found = "it lost its memory; everything is being copied to it, and it will count when that is done";
+                (false, "joining", warning(found, wait))
+            }
+            (State::Out, true) => {
+                let found = "no daemon had reached it for long, so it is out; it does not count until a daemon has brought it \
+                             back";
+                (false, "out", warning(found, run))
+            }
+            (State::Out, false) => (false, "out", None),
         }
     };
-    let (counts, state, notes) = match judgement {
-        Judgement::Committed { list, .. } | Judgement::Unfinished { list, .. } => of_list(list),
-        Judgement::TooFew { list, .. } => {
-            let (counts, state, mut notes) = of_list(list);
-            notes.push(
-                "fewer than a quorum have the memory that the list names: the cluster does not serve".into(),
-            );
-            (counts, state, notes)
-        }
-        Judgement::Absent { new_cluster: true } => (answer.is_some(), "new cluster, not founded yet", vec![]),
-        Judgement::Absent { .. } => (answer.is_some(), "no member list", vec![]),
-        Judgement::Unreadable(error) => return (false, format!("list unreadable: {error}"), vec![]),
+    let (counts, state, finding) = match judgement {
+        Judgement::Committed { list, .. }
+        | Judgement::Unfinished { list, .. }
+        | Judgement::TooFew { list, .. } => of_list(list),
+        Judgement::Absent { new_cluster: true } => (answer.is_some(), "new cluster, not founded yet", None),
+        Judgement::Absent { .. } => (answer.is_some(), "no member list", None),
+        Judgement::Unreadable(error) => return (false, format!("list unreadable: {error}"), None),
     };
-    (counts, state.to_owned(), notes)
+    (counts, state.to_owned(), finding)
 }
 
 #[cfg(test)]
@@ -150,7 +203,7 @@ mod tests {
     use crate::token::{Ballot, Token};
 
     #[test]
-    fn whoever_answers_and_does_not_count_comes_with_a_note() {
+    fn whoever_answers_and_does_not_count_comes_with_a_finding() {
         let entry = |state, memory| Entry { state, memory: MemoryId(memory) };
         let list = MemberList {
             entries: vec![entry(State::Member, 1), entry(State::Member, 2), entry(State::Out, 3)],
@@ -181,8 +234,8 @@ mod tests {
             for memory in [None, Some(2), Some(3)] {
                 let node = NodeIndex(2);
                 let answer = Answered { node, memory: memory.map(MemoryId), record: Some(record.clone()) };
-                let (counts, words, notes) = member_state(node, Some(&answer), &judgement);
-                assert_eq!(counts, notes.is_empty(), "{words} out of memory {memory:?}: {notes:?}");
+                let (counts, words, finding) = member_state(node, Some(&answer), &judgement);
+                assert_eq!(counts, finding.is_none(), "{words} out of memory {memory:?}: {finding:?}");
                 assert_eq!(counts, state == State::Member && memory == Some(3));
             }
         }

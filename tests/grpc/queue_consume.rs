@@ -318,3 +318,36 @@ async fn an_open_stream_ends_with_its_deadline_and_the_daemon_and_gives_no_item_
     cluster.advance(PAST_EVERY_LEASE);
     assert_eq!(within(waiter).await.unwrap().attempt, 2);
 }
+
+/// Mechanism: a stream that waits for its client to read waits for the end of the daemon, too.
+#[tokio::test]
+async fn a_stream_that_nobody_reads_ends_with_the_daemon() {
+    use futures::{StreamExt, stream};
+    use majorityd::ids::{ItemId, LeaseId, QueueName};
+    use majorityd::queue::{ConsumeCommand, ConsumeRequest, Leased, QueueError};
+
+    let (_cluster, served, _client) = queue_alone().await;
+    let queue = QueueName::parse("mail").unwrap();
+    let request = ConsumeRequest { queue, max_in_flight: 1, lease_ttl: None };
+    let lease_id = LeaseId::parse("0123456789abcdef0123456789abcdef").unwrap();
+    let lease = Leased { id: ItemId::parse("nothing").unwrap(), lease_id };
+    // Each is answered, and there is no room for so many answers. Its end tells that of the stream's task.
+    let (guard, mut ended) = tokio::sync::oneshot::channel::<()>();
+    let commands = stream::iter(vec![ConsumeCommand::Ack(lease); 100]).chain(stream::once(async move {
+        let _guard = guard;
+        std::future::pending().await
+    }));
+    let mut events = served.inside().consume(request, commands.boxed());
+    for _ in 0..50 {
+        pause().await;
+    }
+    assert!(ended.try_recv().is_err_and(|error| error == tokio::sync::oneshot::error::TryRecvError::Empty));
+    served.inside().shut_down();
+    assert!(within(ended).await.is_err(), "dropped");
+    let mut told = Vec::new();
+    while let Some(event) = within(events.next()).await {
+        told.push(event);
+    }
+    assert!(told.len() < 100);
+    assert!(matches!(told.last(), Some(Err(QueueError::ShuttingDown))), "{told:?}");
+}

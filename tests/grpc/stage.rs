@@ -254,6 +254,11 @@ impl Served {
         &self.daemon.cluster.board
     }
 
+    /// The queues of the daemon, without gRPC.
+    pub fn inside(&self) -> &majorityd::queue::Queues {
+        &self.daemon.queues
+    }
+
     pub async fn client(&self) -> Client {
         LockServiceClient::new(self.channel().await)
     }

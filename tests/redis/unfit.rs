@@ -19,7 +19,10 @@ fn check(addresses: &[String], settings: &[(&str, &str)]) -> (i32, Value) {
     let file = dir.path().join("majorityd.toml");
     std::fs::write(&file, config(addresses)).unwrap();
     let mut command = majorityd();
-    command.args(["check", "--output", "json", "--config"]).arg(&file).stderr(Stdio::null());
+    command
+        .args(["check", "--accept", "persistence", "--output", "json", "--config"])
+        .arg(&file)
+        .stderr(Stdio::null());
     for (name, value) in settings {
         command.arg("--set").arg(format!("{name}={value}"));
     }

@@ -1,5 +1,6 @@
 //! Real daemons for tests: the built binary, on a port of its own, and what talks to it.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -99,6 +100,8 @@ pub fn majorityd() -> Command {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MAJORITYD")) {
         command.env_remove(name);
     }
+    // Of whoever runs the tests, too.
+    command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC").env_remove("WATCHDOG_PID");
     command.stdin(Stdio::null());
     command
 }
@@ -118,6 +121,15 @@ impl DaemonProcess {
 
     /// Starts a daemon, with more settings, and waits until it listens.
     pub async fn start(addresses: &[String], settings: &[(&str, &str)]) -> Self {
+        Self::start_under(addresses, settings, &[]).await
+    }
+
+    /// The same, with more in its environment.
+    pub async fn start_under(
+        addresses: &[String],
+        settings: &[(&str, &str)],
+        environment: &[(&str, &OsStr)],
+    ) -> Self {
         let dir = tempfile::Builder::new().prefix("majorityd-daemon").tempdir().expect("a directory");
         let file = dir.path().join("majorityd.toml");
         std::fs::write(&file, config(addresses)).expect("the configuration can be written");
@@ -127,6 +139,7 @@ impl DaemonProcess {
         for (name, value) in settings {
             command.arg("--set").arg(format!("{name}={value}"));
         }
+        command.envs(environment.iter().copied());
         let child = command.spawn().expect("the daemon was built");
         let mut daemon = Self { child, address: SocketAddr::from(([127, 0, 0, 1], 0)), dir };
         daemon.address = seen("the daemon's address in its log", || {
@@ -161,10 +174,11 @@ impl DaemonProcess {
         .await;
     }
 
-    /// Whether `majorityd check` has nothing to complain of: every server is usable and its answers count.
+    /// Whether `majorityd check` has nothing to complain of: every server is usable and its answers count. Servers of tests keep
+    /// nothing on disk.
     pub fn all_is_well(&self) -> bool {
         let file = self.dir.path().join("majorityd.toml");
-        let output = majorityd().arg("check").arg("--config").arg(file).output();
+        let output = majorityd().args(["check", "--accept", "persistence", "--config"]).arg(file).output();
         output.expect("the daemon was built").status.success()
     }
 

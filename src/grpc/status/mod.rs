@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use prost::Message;
+use tonic::body::Body;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
@@ -287,6 +288,48 @@ pub fn refused(refusal: &Refusal) -> Status {
             with(Reason::AccessDenied, &metadata)
         }
     }
+}
+
+/// A request that would have more bytes on their way than a limit of the edge allows.
+pub fn too_much_arriving(limit: &'static str, bytes: usize, max: usize) -> Status {
+    build(
+        Reason::RateLimited,
+        Repeat::Harmless,
+        &format!(
+            "{bytes} bytes more on their way would be more than {max}, the most that {limit} allows; nothing happened"
+        ),
+        &[("limit", limit), ("bytes", &bytes.to_string()), ("bytes_max", &max.to_string())],
+        None,
+    )
+}
+
+/// A request that was not there in time.
+pub fn not_arrived(timeout: Duration) -> Status {
+    let text = format!("the request did not arrive within {timeout:?}; nothing happened");
+    build(
+        Reason::DeadlineExceeded,
+        Repeat::Harmless,
+        &text,
+        &[("arrival_timeout", &format!("{timeout:?}"))],
+        None,
+    )
+}
+
+/// What tonic says of a request that it can't read, with a reason; any other status as it is. tonic calls that INTERNAL, as
+/// the specification of gRPC wants it, but the fault is the client's, and an operator must not be called for it.
+pub fn unreadable(status: Status) -> Status {
+    if status.code() != Code::Internal || !status.details().is_empty() {
+        return status;
+    }
+    let text = format!("the request can't be read: {}", status.message());
+    build(Reason::InvalidMessage, Repeat::Harmless, &text, &[("detail", status.message())], None)
+}
+
+/// The same for an answer that is an error and nothing else.
+pub fn with_reason(answer: http::Response<Body>) -> http::Response<Body> {
+    let Some(status) = Status::from_header_map(answer.headers()) else { return answer };
+    let is_other = status.code() != Code::Internal || !status.details().is_empty();
+    if is_other { answer } else { unreadable(status).into_http() }
 }
 
 /// A handler panicked. What it had sent by then is not known.

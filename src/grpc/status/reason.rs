@@ -51,6 +51,8 @@ pub enum Reason {
     InvalidState,
     /// A message of a stream is not one that belongs there.
     InvalidCommand,
+    /// The request is not a message of this API.
+    InvalidMessage,
     /// A batch sets a key twice.
     DuplicateKey,
     /// A batch puts an item twice.
@@ -133,7 +135,7 @@ pub enum Repeat {
 
 impl Reason {
     /// All of them, in the order of `docs/errors.md`.
-    pub const ALL: [Reason; 52] = [
+    pub const ALL: [Reason; 53] = [
         Reason::InvalidName,
         Reason::InvalidOwner,
         Reason::InvalidTtl,
@@ -156,6 +158,7 @@ impl Reason {
         Reason::InvalidCount,
         Reason::InvalidState,
         Reason::InvalidCommand,
+        Reason::InvalidMessage,
         Reason::DuplicateKey,
         Reason::DuplicateItem,
         Reason::TooLarge,
@@ -213,6 +216,7 @@ impl Reason {
             Reason::InvalidCount => "INVALID_COUNT",
             Reason::InvalidState => "INVALID_STATE",
             Reason::InvalidCommand => "INVALID_COMMAND",
+            Reason::InvalidMessage => "INVALID_MESSAGE",
             Reason::DuplicateKey => "DUPLICATE_KEY",
             Reason::DuplicateItem => "DUPLICATE_ITEM",
             Reason::TooLarge => "TOO_LARGE",
@@ -272,6 +276,7 @@ impl Reason {
             | Reason::InvalidCount
             | Reason::InvalidState
             | Reason::InvalidCommand
+            | Reason::InvalidMessage
             | Reason::DuplicateKey
             | Reason::DuplicateItem
             | Reason::TooLarge => Code::InvalidArgument,
@@ -329,6 +334,7 @@ impl Reason {
             | Reason::InvalidCount
             | Reason::InvalidState
             | Reason::InvalidCommand
+            | Reason::InvalidMessage
             | Reason::DuplicateKey
             | Reason::DuplicateItem
             | Reason::TooLarge
@@ -388,6 +394,7 @@ impl Reason {
             | Reason::InvalidCount
             | Reason::InvalidState
             | Reason::InvalidCommand
+            | Reason::InvalidMessage
             | Reason::DuplicateKey
             | Reason::DuplicateItem
             | Reason::TooLarge

@@ -361,7 +361,6 @@ impl EmbeddedNode {
             role: Some("master".to_owned()),
             cluster_enabled: false,
             maxmemory_policy: Some("noeviction".to_owned()),
-            appendonly: Some("no".to_owned()),
         };
         let hello = script::hello(&self.identity, self.index);
         let greeted =

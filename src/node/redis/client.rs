@@ -92,8 +92,12 @@ fn build(options: &RedisOptions) -> Result<Client, Failure> {
         .map_err(|error| unreachable(&words(&error)))
 }
 
-/// Whom to trust with TLS, and what to show. Files are read for each connection, so a new one has what they have then.
 fn trust(options: &RedisOptions) -> Result<TlsConnector, Failure> {
+    tls_config(options).map(TlsConnector::from)
+}
+
+/// Whom to trust with TLS, and what to show. Files are read for each connection, so a new one has what they have then.
+pub(super) fn tls_config(options: &RedisOptions) -> Result<ClientConfig, Failure> {
     let roots = match &options.ca_file {
         Some(file) => {
             let unfit = |rule: &str| unreachable(&format!("CA file {}: {rule}", file.display()));
@@ -111,14 +115,13 @@ fn trust(options: &RedisOptions) -> Result<TlsConnector, Failure> {
         .with_safe_default_protocol_versions()
         .map_err(|error| unreachable(&error.to_string()))?
         .with_root_certificates(roots);
-    let config = match &options.client_pair {
+    Ok(match &options.client_pair {
         Some((certificate, key)) => {
             let tls::Pair { chain, key } = client_pair(certificate, key)?;
             config.with_client_auth_cert(chain, key).map_err(|error| unreachable(&error.to_string()))?
         }
         None => config.with_no_client_auth(),
-    };
-    Ok(TlsConnector::from(config))
+    })
 }
 
 fn client_pair(certificate: &Path, key: &Path) -> Result<tls::Pair, Failure> {
@@ -145,10 +148,7 @@ pub(super) async fn inspect(client: &Client, assume_noeviction: bool) -> Result<
         Ok(info) => info,
         Err(error) => return Err(failure("INFO", &error)),
     };
-    let field = |name: &str| {
-        let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        line.map(|value| value.trim().to_owned())
-    };
+    let field = |name: &str| info_field(&info, name);
     let mut maxmemory_policy = setting(client, "maxmemory-policy").await?;
     if maxmemory_policy.is_none() && assume_noeviction {
         maxmemory_policy = Some("noeviction".to_owned());
@@ -159,12 +159,17 @@ pub(super) async fn inspect(client: &Client, assume_noeviction: bool) -> Result<
         role: field("role"),
         cluster_enabled: field("cluster_enabled").is_some_and(|enabled| enabled != "0"),
         maxmemory_policy,
-        appendonly: setting(client, "appendonly").await?,
     })
 }
 
+/// One field of what INFO replied.
+pub(super) fn info_field(info: &str, name: &str) -> Option<String> {
+    let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.map(|value| value.trim().to_owned())
+}
+
 /// One setting by CONFIG GET; `None` where the server will not tell.
-async fn setting(client: &Client, name: &'static str) -> Result<Option<String>, Failure> {
+pub(super) async fn setting(client: &Client, name: &'static str) -> Result<Option<String>, Failure> {
     match client.config_get::<HashMap<String, String>, _>(name).await {
         Ok(mut found) => Ok(found.remove(name)),
         Err(error) if reply_code(&error).is_some() => Ok(None),
@@ -251,6 +256,11 @@ fn reply_code(error: &Error) -> Option<&str> {
     let code = error.details().split_whitespace().next()?;
     let is_code = code.len() > 1 && code.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
     is_code.then_some(code)
+}
+
+/// Whether the server's rules for this user forbid what was asked.
+pub(super) fn is_denied(error: &Error) -> bool {
+    reply_code(error) == Some("NOPERM")
 }
 
 fn connect_failure(error: &Error) -> Failure {

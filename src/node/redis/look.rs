@@ -1,8 +1,12 @@
-//! A look at a server that touches nothing: no node record is made, no script is loaded.
+//! A look at a server that touches nothing: no node record is made, and no script of a daemon is loaded.
+
+use futures::future::{self, Either};
 
 use super::RedisOptions;
-use super::client::{self, Failure};
+use super::certificate;
+use super::client::{self, Connected, Failure};
 use super::handshake::{self, Welcome};
+use super::survey::{self, Survey};
 use crate::ids::NodeIndex;
 use crate::node::operation::Record;
 use crate::node::{Identity, NodeState, keyspace, wire};
@@ -15,37 +19,55 @@ pub struct Look {
     pub state: NodeState,
     /// The node's record of the member list.
     pub members: Option<Record>,
-    /// The server's clock against this machine's, in milliseconds.
-    pub clock_offset_ms: Option<i64>,
+    /// What the server said about itself, as far as it got; also of one that must not be used.
+    pub survey: Survey,
 }
 
 /// Looks at one server.
 pub async fn look(options: &RedisOptions, identity: &Identity, index: NodeIndex, runtime: &Runtime) -> Look {
-    let found = find(options, identity, index, runtime);
+    let mut look = Look {
+        state: NodeState::Unreachable("it does not answer in time".into()),
+        members: None,
+        survey: Survey::default(),
+    };
+    let failed = |failure| match failure {
+        Failure::Refused(refusal) => NodeState::Refused(refusal),
+        Failure::Unreachable(reason) => NodeState::Unreachable(reason),
+    };
+    let connected = match in_time(options, runtime, client::connect(options)).await {
+        Some(Ok(connected)) => connected,
+        Some(Err(failure)) => return Look { state: failed(failure), ..look },
+        None => return look,
+    };
+    match in_time(options, runtime, find(options, &connected, identity, index)).await {
+        Some(Ok((welcome, members))) => (look.state, look.members) = (NodeState::Ready(welcome), members),
+        Some(Err(failure)) => look.state = failed(failure),
+        None => return look,
+    }
+    let expiry = in_time(options, runtime, certificate::expiry(options)).await.flatten();
+    look.survey.certificate_left_s = expiry.map(|expiry| {
+        let now = runtime.clock.wall_unix_ms() / 1_000;
+        i64::try_from(expiry).unwrap_or(i64::MAX).saturating_sub(i64::try_from(now).unwrap_or(i64::MAX))
+    });
+    in_time(options, runtime, survey::fill(&mut look.survey, &connected.client, identity, runtime)).await;
+    look
+}
+
+async fn in_time<T>(options: &RedisOptions, runtime: &Runtime, work: impl Future<Output = T>) -> Option<T> {
     let timer = runtime.clock.sleep_until(runtime.clock.now() + options.connect_timeout);
-    let nothing = |state| Look { state, members: None, clock_offset_ms: None };
-    futures::pin_mut!(found);
-    match futures::future::select(found, timer).await {
-        futures::future::Either::Left((Ok(look), _)) => look,
-        futures::future::Either::Left((Err(Failure::Refused(refusal)), _)) => {
-            nothing(NodeState::Refused(refusal))
-        }
-        futures::future::Either::Left((Err(Failure::Unreachable(reason)), _)) => {
-            nothing(NodeState::Unreachable(reason))
-        }
-        futures::future::Either::Right(_) => {
-            nothing(NodeState::Unreachable("it does not answer in time".into()))
-        }
+    futures::pin_mut!(work);
+    match future::select(work, timer).await {
+        Either::Left((done, _)) => Some(done),
+        Either::Right(_) => None,
     }
 }
 
 async fn find(
     options: &RedisOptions,
+    connected: &Connected,
     identity: &Identity,
     index: NodeIndex,
-    runtime: &Runtime,
-) -> Result<Look, Failure> {
-    let connected = client::connect(options).await?;
+) -> Result<(Welcome, Option<Record>), Failure> {
     let client = &connected.client;
     let found = client::inspect(client, options.assume_noeviction).await?;
     handshake::inspect(&found).map_err(Failure::Refused)?;
@@ -62,11 +84,6 @@ async fn find(
         }
     };
     let now_us = client::time_us(client).await?;
-    let offset = i64::try_from(now_us / 1_000).unwrap_or(i64::MAX) - runtime.clock.wall_unix_ms() as i64;
     let members = members.and_then(|raw| wire::decode_record(&raw, now_us).ok());
-    Ok(Look {
-        state: NodeState::Ready(Welcome { version: version.into(), run_id: run_id.into(), memory }),
-        members,
-        clock_offset_ms: Some(offset),
-    })
+    Ok((Welcome { version: version.into(), run_id: run_id.into(), memory }, members))
 }

@@ -17,8 +17,10 @@
 //! Every call has a timeout that ends the connection, for a server that hangs would hold up all that follows. Whatever
 //! is under way when a connection ends is [`CallError::Lost`].
 
+mod certificate;
 mod client;
 pub mod look;
+pub mod survey;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};

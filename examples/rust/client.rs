@@ -1,0 +1,78 @@
+//! A lock and a queue's worker with the client of this crate (feature `client`), to be copied and changed:
+//!
+//! `cargo run --features client --example client -- [ENDPOINT…]`, by default against `majorityd dev`
+
+use std::time::Duration;
+
+use majorityd::client::{Client, ClientError, LockOptions, Refused};
+use majorityd::proto::v1;
+
+#[tokio::main]
+async fn main() -> Result<(), ClientError> {
+    let mut endpoints: Vec<String> = std::env::args().skip(1).collect();
+    if endpoints.is_empty() {
+        endpoints.push("http://127.0.0.1:7480".to_owned());
+    }
+    run(endpoints).await
+}
+
+/// Both, one after the other.
+pub async fn run(endpoints: Vec<String>) -> Result<(), ClientError> {
+    let client = Client::new(endpoints)?;
+    nightly(&client).await?;
+    mail(&client).await
+}
+
+/// Only one of all processes does this at a time.
+async fn nightly(client: &Client) -> Result<(), ClientError> {
+    let options = LockOptions { wait: Duration::from_secs(10), ..LockOptions::default() };
+    let lock = client.lock("nightly", options).await?;
+    println!("held under token {}", lock.fencing_token());
+    tokio::select! {
+        // The loss of the lock ends the work.
+        loss = lock.lost() => println!("lost: {loss:?}"),
+        () = report(lock.fencing_token()) => println!("done"),
+    }
+    println!("still held at the end: {}", lock.release().await);
+    Ok(())
+}
+
+/// Stands for work that hands the token on to what it writes to.
+async fn report(fencing_token: u64) {
+    println!("writing under token {fencing_token}");
+}
+
+/// Each item is for one worker at a time.
+async fn mail(client: &Client) -> Result<(), ClientError> {
+    let items = ["ann", "", "bob"].map(|to| v1::NewItem {
+        content: Some(v1::new_item::Content::Text(to.to_owned())),
+        ..Default::default()
+    });
+    client.queues().put(v1::PutRequest { queue: "mail".to_owned(), items: items.into() }).await?;
+    let (sent, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let send = |item: v1::ReservedItem| {
+        let sent = sent.clone();
+        async move {
+            let to = String::from_utf8_lossy(&item.payload).into_owned();
+            // Whoever counts may be gone.
+            let _ = sent.send(());
+            if to.is_empty() {
+                return Err(Refused {
+                    reason: "to nobody".to_owned(),
+                    delay: Some(Duration::from_secs(3_600)),
+                });
+            }
+            println!("sent to {to}, attempt {}", item.attempt);
+            Ok(())
+        }
+    };
+    // A real worker stops at a signal.
+    let enough = async {
+        for _ in 0..3 {
+            seen.recv().await;
+        }
+    };
+    client.work("mail", 4, send, enough).await?;
+    println!("no more");
+    Ok(())
+}

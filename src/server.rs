@@ -415,6 +415,7 @@ pub async fn run(
     let operators = Arc::new(operators(&daemon, &settings, calls.clone(), stopping));
     let shutdown = async move {
         shutdown.await;
+        supervisor::stopping();
         stop.send_replace(true);
     };
     let services = grpc::Services {

@@ -6,6 +6,7 @@
 
 use std::io::IsTerminal;
 use std::marker::PhantomData;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
@@ -67,6 +68,9 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 /// The target of spans that are for traces alone, so that no directive of a log is about them.
 const TRACED_TARGET: &str = "otlp";
 
+/// Set once, at the start.
+static TRACED: AtomicBool = AtomicBool::new(false);
+
 /// Why events can't be written.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
@@ -127,6 +131,7 @@ pub fn init(log: &Log, traces: &Tracing) -> Result<Telemetry, TelemetryError> {
         }
     }
     .map_err(|error| TelemetryError::Twice(error.into()))?;
+    TRACED.store(provider.is_some(), Ordering::Relaxed);
     Ok(Telemetry { traces: provider })
 }
 
@@ -156,9 +161,10 @@ fn provider(endpoint: &str, traces: &Tracing) -> Result<SdkTracerProvider, Telem
         .build())
 }
 
-/// Whether calls are traced at all.
+/// Whether calls are traced at all. `tracing::enabled!` would say it too, but with filters of single layers what it finds is taken
+/// for the next event, which is then missing in the log.
 pub fn is_traced() -> bool {
-    tracing::span_enabled!(target: "otlp", tracing::Level::DEBUG)
+    TRACED.load(Ordering::Relaxed)
 }
 
 /// Has a span that was made a moment ago belong to the trace that `traceparent` and `tracestate` name (W3C Trace Context), if they do.

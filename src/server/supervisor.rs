@@ -37,11 +37,10 @@ impl Seen {
     }
 
     fn words(self) -> String {
-        let Self { counting, nodes, quorum, stopping } = self;
-        match (stopping, self.serves()) {
-            (true, _) => "stopping: calls that are under way are finished".to_owned(),
-            (false, true) => format!("serving: {counting} of {nodes} nodes count"),
-            (false, false) => format!("no quorum: {counting} of {nodes} nodes count, {quorum} are needed"),
+        let Self { counting, nodes, quorum, .. } = self;
+        match self.serves() {
+            true => format!("serving: {counting} of {nodes} nodes count"),
+            false => format!("no quorum: {counting} of {nodes} nodes count, {quorum} are needed"),
         }
     }
 }
@@ -50,7 +49,6 @@ impl Seen {
 #[derive(Debug, Default)]
 struct Told {
     ready: bool,
-    stopping: bool,
     words: String,
     beat: Option<Moment>,
 }
@@ -81,12 +79,9 @@ impl Told {
             self.ready = true;
             words.push(Word::Ready);
         }
-        if seen.stopping && !self.stopping {
-            self.stopping = true;
-            words.push(Word::Stopping);
-        }
         let status = seen.words();
-        if status != self.words {
+        // What is said of the end has been said by `stopping`.
+        if status != self.words && !seen.stopping {
             words.push(Word::Status(status.clone()));
             self.words = status;
         }
@@ -134,6 +129,14 @@ pub(super) async fn inform(
         let again = clock.sleep_until(told.look_again(&plan, now));
         let changed = future::select(changed(&mut can_serve), changed(&mut stopping));
         future::select(changed, again).await;
+    }
+}
+
+/// Says that the daemon begins to stop. At once, for where nothing is under way its end comes before the next look.
+pub(super) fn stopping() {
+    let status = Word::Status("stopping: calls that are under way are finished".to_owned());
+    if std::env::var_os("NOTIFY_SOCKET").is_some() {
+        say(&[Word::Stopping, status]);
     }
 }
 
@@ -203,9 +206,7 @@ mod tests {
             "not ready again"
         );
         let stopping = Seen { stopping: true, ..seen(2) };
-        let words = told.next(&plan, stopping, at(6));
-        assert_eq!(words[0], Word::Stopping);
-        assert_eq!(told.next(&plan, stopping, at(7)), []);
+        assert_eq!(told.next(&plan, stopping, at(6)), [], "that has been said when it began");
     }
 
     #[test]

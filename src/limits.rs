@@ -127,3 +127,5 @@ pub const COMPARE_INTERVAL: Duration = Duration::from_secs(600);
 pub const COMPARE_RATE: usize = 1_000;
 /// Default of how long nobody may have reached a node before it is put out.
 pub const OUT_AFTER: Duration = Duration::from_secs(600);
+/// What is read of one connection before others have a turn: a hundred calls, and a millisecond's work.
+pub const READ_IN_TURN_BYTES: usize = 32 << 10;

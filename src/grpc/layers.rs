@@ -31,6 +31,7 @@ use tracing::Instrument;
 use super::access::{Caller, Gate};
 use super::arrival::{Arrivals, BytesGauge};
 use super::status;
+use crate::limits;
 use crate::meter::calls::{CODES, Calls, MethodMeter};
 use crate::runtime::{Clock, Moment};
 use crate::telemetry;
@@ -165,11 +166,14 @@ impl ConnectionInfo {
     }
 }
 
-/// A connection that carries its own count of calls.
+/// A connection that carries its own count of calls, and that lets others have their turn: what one of them sends without a
+/// pause would otherwise be worked off in one go, for as long as it comes.
 #[derive(Debug)]
 pub struct Connection<S> {
     stream: S,
     info: ConnectionInfo,
+    /// Bytes that have been read since others had a turn.
+    read_in_turn: usize,
 }
 
 impl<S> Connection<S> {
@@ -177,7 +181,8 @@ impl<S> Connection<S> {
     pub fn new(stream: S, peer: Option<SocketAddr>, calls_max: usize) -> Self {
         let calls = Gauge::new("calls_per_connection_max", calls_max);
         let arriving = BytesGauge::of_connection();
-        Self { stream, info: ConnectionInfo { peer, certificate: Arc::default(), calls, arriving } }
+        let info = ConnectionInfo { peer, certificate: Arc::default(), calls, arriving };
+        Self { stream, info, read_in_turn: 0 }
     }
 
     /// With what the client's certificate vouches for, which has been verified.
@@ -201,7 +206,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        if self.read_in_turn >= limits::READ_IN_TURN_BYTES {
+            self.read_in_turn = 0;
+            // It goes on when the others have been.
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        match polled {
+            Poll::Ready(_) => self.read_in_turn += buffer.filled().len() - before,
+            Poll::Pending => self.read_in_turn = 0,
+        }
+        polled
     }
 }
 
@@ -461,6 +478,31 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("grpc-timeout", timeout.parse().unwrap());
         headers
+    }
+
+    #[test]
+    fn a_connection_that_never_pauses_lets_others_have_their_turn() {
+        let mut endless = Connection::new(tokio::io::repeat(7), None, 1);
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let mut bytes = vec![0; 1_000];
+        let mut turn = || {
+            let mut read = 0;
+            loop {
+                let mut buffer = ReadBuf::new(&mut bytes);
+                match Pin::new(&mut endless).poll_read(&mut context, &mut buffer) {
+                    Poll::Ready(result) => result.unwrap(),
+                    Poll::Pending => return read,
+                }
+                read += buffer.filled().len();
+            }
+        };
+        for _ in 0..3 {
+            let read = turn();
+            assert!(
+                (limits::READ_IN_TURN_BYTES..limits::READ_IN_TURN_BYTES + 1_000).contains(&read),
+                "{read}"
+            );
+        }
     }
 
     #[test]

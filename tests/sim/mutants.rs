@@ -44,7 +44,6 @@ const CAUGHT_WITHIN: &[(Mutant, u64)] = &[
     (Mutant::AgedByOne, 80),
     (Mutant::NeverSwept, 10),
     (Mutant::WarmTwice, 40),
-    (Mutant::LineIgnored, 40),
 ];
 
 #[test]

@@ -11,7 +11,7 @@ use futures::stream::BoxStream;
 
 use super::change::{Acquire, LockAnswer, LockChange, LockKind};
 use super::value::LockValue;
-use super::waiting::Waiting;
+use super::waiting::{Positions, Waiting};
 use super::watch::Watching;
 use super::{
     AcquireRequest, Acquisition, HoldEvent, HoldRequest, Lease, LockError, LockPage, LockView, LostReason,
@@ -105,8 +105,7 @@ impl Locks {
     /// # Errors
     /// [`LockError`] says what is certain.
     pub async fn acquire(&self, request: AcquireRequest, deadline: Moment) -> Result<Acquisition, LockError> {
-        let mut positions = |_| {};
-        self.inner.acquire(request, deadline, &mut positions).await
+        self.inner.acquire(request, deadline, None).await
     }
 
     /// Starts the lease's time again, with another length if `ttl` is given.
@@ -302,7 +301,7 @@ impl Inner {
         self: &Arc<Self>,
         request: AcquireRequest,
         deadline: Moment,
-        positions: &mut (dyn FnMut(u32) + Send),
+        positions: Positions<'_>,
     ) -> Result<Acquisition, LockError> {
         let acquired = self.try_or_wait(request, deadline, positions).await?;
         match &acquired {
@@ -316,7 +315,7 @@ impl Inner {
         self: &Arc<Self>,
         request: AcquireRequest,
         deadline: Moment,
-        positions: &mut (dyn FnMut(u32) + Send),
+        positions: Positions<'_>,
     ) -> Result<Acquisition, LockError> {
         self.check_open()?;
         let named = request.owner.is_some();

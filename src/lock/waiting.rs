@@ -56,20 +56,38 @@ struct Line {
     last: Option<Result<Contention, RegisterError>>,
     /// Of the last look: how many of other daemons stand before our first.
     before: u32,
+    /// How many waiters want to hear of more than the lock.
+    listeners: usize,
 }
 
 struct Waiter {
     acquire: Acquire,
     news: mpsc::UnboundedSender<News>,
+    listens: Listens,
     /// It may have the lock: the outcome of an attempt for it is open.
     unsure: bool,
+}
+
+/// What a waiter wants to hear of beside the lock itself. Most want nothing: to wake each of a thousand at every handover
+/// takes longer than the handover.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Listens {
+    ToNothing,
+    /// How many stand before it, whenever that may have changed.
+    ToPositions,
+    /// That somebody has looked: its time is up.
+    ToLooks,
 }
 
 /// What a waiter hears.
 enum News {
     Position(u32),
+    Looked,
     Granted(Lease),
 }
+
+/// Who hears how many stand before, when that changes.
+pub(super) type Positions<'a> = Option<&'a mut (dyn FnMut(u32) + Send)>;
 
 impl Waiting {
     fn lines(&self) -> MutexGuard<'_, HashMap<Arc<str>, Line>> {
@@ -110,18 +128,49 @@ impl Line {
         Some(Acquire { waiting: Some(waiting), now_unix_ms, ..first.acquire.clone() })
     }
 
-    /// Tells everybody how many stand before.
-    fn tell_positions(&self) {
-        for (others, ticket) in self.waiters.keys().enumerate() {
-            self.tell_position(*ticket, u32::try_from(others).unwrap_or(u32::MAX));
+    /// Notes what a look has found, and tells those who want to hear of it.
+    fn looked(&mut self, found: Result<Contention, RegisterError>) {
+        self.last = Some(found);
+        self.tell_listeners();
+    }
+
+    /// Tells those who listen how many stand before them, or that somebody has looked.
+    fn tell_listeners(&self) {
+        let listening =
+            self.waiters.values().enumerate().filter(|(_, waiter)| waiter.listens != Listens::ToNothing);
+        for (others, waiter) in listening.take(self.listeners) {
+            self.tell(waiter, others);
         }
     }
 
-    /// Tells one waiter how many stand before it: so many of this daemon, and those of others.
-    fn tell_position(&self, ticket: Token, others: u32) {
-        if let Some(waiter) = self.waiters.get(&ticket) {
-            // The receiver lives as long as the waiter is in line.
-            let _ = waiter.news.unbounded_send(News::Position(self.before.saturating_add(others)));
+    /// Tells one waiter before whom so many others of this daemon stand.
+    fn tell(&self, waiter: &Waiter, others: usize) {
+        let others = u32::try_from(others).unwrap_or(u32::MAX);
+        let news = match waiter.listens {
+            Listens::ToNothing => return,
+            Listens::ToPositions => News::Position(self.before.saturating_add(others)),
+            Listens::ToLooks => News::Looked,
+        };
+        // The receiver lives as long as the waiter is in line.
+        let _ = waiter.news.unbounded_send(news);
+    }
+
+    fn add(&mut self, ticket: Token, waiter: Waiter) {
+        self.listeners += usize::from(waiter.listens != Listens::ToNothing);
+        self.waiters.insert(ticket, waiter);
+    }
+
+    fn take_out(&mut self, ticket: Token) -> Option<Waiter> {
+        let waiter = self.waiters.remove(&ticket)?;
+        self.listeners -= usize::from(waiter.listens != Listens::ToNothing);
+        Some(waiter)
+    }
+
+    /// From now on the waiter hears of looks.
+    fn listen_to_looks(&mut self, ticket: Token) {
+        if let Some(waiter) = self.waiters.get_mut(&ticket) {
+            self.listeners += usize::from(waiter.listens == Listens::ToNothing);
+            waiter.listens = Listens::ToLooks;
         }
     }
 }
@@ -159,7 +208,7 @@ impl Seat {
         let waiting = &self.inner.waiting;
         let mut lines = waiting.lines();
         let line = lines.get_mut(self.name.as_str())?;
-        let waiter = line.waiters.remove(&self.ticket)?;
+        let waiter = line.take_out(self.ticket)?;
         waiting.total.fetch_sub(1, Ordering::Relaxed);
         // Who comes after may speak for the daemon now, or nobody may be left.
         line.woken.notify(1);
@@ -184,10 +233,11 @@ impl Inner {
         acquire: Acquire,
         until: Moment,
         deadline: Moment,
-        positions: &mut (dyn FnMut(u32) + Send),
+        positions: Positions<'_>,
     ) -> Result<Acquisition, LockError> {
         let started = self.now();
-        let seat = self.sit_down(name, acquire)?;
+        let listens = if positions.is_some() { Listens::ToPositions } else { Listens::ToNothing };
+        let seat = self.sit_down(name, acquire, listens)?;
         let result = self.wait_on(seat, started, until, deadline, positions).await;
         let waits = &self.meter().waits;
         let waited = match &result {
@@ -205,7 +255,7 @@ impl Inner {
         started: Moment,
         until: Moment,
         deadline: Moment,
-        positions: &mut (dyn FnMut(u32) + Send),
+        mut positions: Positions<'_>,
     ) -> Result<Acquisition, LockError> {
         let mut late = false;
         let mut timer = self.runtime().clock.sleep_until(until);
@@ -223,14 +273,17 @@ impl Inner {
             match future::select(seat.heard.next(), interruption).await {
                 Either::Left((Some(News::Granted(lease)), _)) => return Ok(Acquisition::Acquired(lease)),
                 Either::Left((Some(News::Position(now)), _)) => {
-                    if position.replace(now) != Some(now) {
+                    if let (Some(positions), true) = (&mut positions, position.replace(now) != Some(now)) {
                         positions(now);
                     }
                 }
+                Either::Left((Some(News::Looked), _)) => {}
                 // The line's task ended without a word: the runtime is stopping.
                 Either::Left((None, _)) => return Err(LockError::ShuttingDown),
                 Either::Right((Either::Left(_), _)) if !late && until < deadline => {
                     late = true;
+                    // Before it is asked whether somebody has looked, so that no look goes unheard.
+                    self.listen_to_looks(&seat);
                     timer = self.runtime().clock.sleep_until(deadline);
                 }
                 Either::Right((Either::Left(_), _)) => {
@@ -239,6 +292,12 @@ impl Inner {
                 }
                 Either::Right((Either::Right(_), _)) => closed = self.closed.listen(),
             }
+        }
+    }
+
+    fn listen_to_looks(&self, seat: &Seat) {
+        if let Some(line) = self.waiting.lines().get_mut(seat.name.as_str()) {
+            line.listen_to_looks(seat.ticket);
         }
     }
 
@@ -263,7 +322,12 @@ impl Inner {
         }
     }
 
-    fn sit_down(self: &Arc<Self>, name: LockName, acquire: Acquire) -> Result<Seat, LockError> {
+    fn sit_down(
+        self: &Arc<Self>,
+        name: LockName,
+        acquire: Acquire,
+        listens: Listens,
+    ) -> Result<Seat, LockError> {
         let settings = &self.settings;
         let too_many = |waiting, max| Err(LockError::TooManyWaiters { name: name.clone(), waiting, max });
         let mut lines = self.waiting.lines();
@@ -282,11 +346,10 @@ impl Inner {
         let ticket = self.registers.cluster().next_ballot().token;
         let (news, heard) = mpsc::unbounded();
         let line = lines.entry(name.as_str().into()).or_default();
-        line.waiters.insert(ticket, Waiter { acquire, news, unsure: false });
+        line.add(ticket, Waiter { acquire, news, listens, unsure: false });
         if line.placed {
             // The last of this daemon; the task need not look to know that.
-            let others = u32::try_from(line.waiters.len() - 1).unwrap_or(u32::MAX);
-            line.tell_position(ticket, others);
+            line.tell(&line.waiters[&ticket], line.waiters.len() - 1);
         } else {
             line.woken.notify(1);
         }
@@ -437,9 +500,8 @@ impl Speaker {
             Ok(committed) => match &committed.answer {
                 LockAnswer::Waiting { contention, before } => {
                     line.placed = true;
-                    line.last = Some(Ok(contention.clone()));
                     line.before = *before;
-                    line.tell_positions();
+                    line.looked(Ok(contention.clone()));
                     Look::Waiting(self.pause(contention))
                 }
                 LockAnswer::Held { placed, .. } => {
@@ -449,7 +511,7 @@ impl Speaker {
                         // id when locks are granted again.
                         waiter.unsure = true;
                         line.placed = *placed;
-                        line.last = Some(Err(RegisterError::OutcomeUnknown));
+                        line.looked(Err(RegisterError::OutcomeUnknown));
                         return self.later();
                     }
                     let lease = inner.lease_of(&self.name, &committed);
@@ -472,7 +534,7 @@ impl Speaker {
                         None => inner.abandon(self.name.clone(), attempted),
                     }
                 }
-                line.last = Some(Err(error));
+                line.looked(Err(error));
                 self.later()
             }
         }
@@ -494,13 +556,12 @@ impl Speaker {
             }
             return Look::Again;
         };
-        let waiter = line.waiters.remove(&ticket).expect("it was found a moment ago");
+        let waiter = line.take_out(ticket).expect("it was found a moment ago");
         self.inner.waiting.total.fetch_sub(1, Ordering::Relaxed);
         self.delivered = Some(lease_id);
         // The attempt named the next waiter that it knew of; one that came later has to be told there.
         line.placed = placed;
         line.before = 0;
-        line.tell_positions();
         let contention = Contention {
             holder: Some(HolderView {
                 owner: lease.owner.clone(),
@@ -515,10 +576,11 @@ impl Speaker {
         // The receiver lives as long as its seat, and its seat would have taken the waiter out.
         let _ = waiter.news.unbounded_send(News::Granted(lease));
         if line.waiters.is_empty() || !placed {
+            line.tell_listeners();
             return Look::Again;
         }
         let pause = self.pause(&contention);
-        line.last = Some(Ok(contention));
+        line.looked(Ok(contention));
         Look::Waiting(pause)
     }
 

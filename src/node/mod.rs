@@ -10,6 +10,7 @@ pub mod conformance;
 pub mod embedded;
 pub mod handshake;
 pub mod keyspace;
+mod literals;
 pub mod operation;
 pub mod redis;
 pub mod script;

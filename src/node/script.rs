@@ -1,11 +1,12 @@
-//! Assembles the two scripts from `lua/`: constants, prelude, gate, operations, dispatch.
+//! Assembles the two scripts from `lua/`: constants, prelude, gate, operations, dispatch; then [`literals`] writes the
+//! constants in.
 //!
 //! Cluster, size and index are part of the text, so a digest that one server knows is no other cluster's or node's.
 
 use super::keyspace::FORMAT;
 use crate::ids::NodeIndex;
 
-use super::Identity;
+use super::{Identity, literals};
 use crate::mutant::{self, Script};
 
 /// The script that runs batches.
@@ -31,12 +32,15 @@ pub fn batch(identity: &Identity, index: NodeIndex) -> String {
         "end",
         include_str!("lua/dispatch.lua"),
     ];
-    mutant::lua(Script::Batch, constants(identity, index) + &parts.join("\n"))
+    literals::write_in(&mutant::lua(Script::Batch, constants(identity, index) + &parts.join("\n")))
 }
 
 /// The script of the handshake.
 pub fn hello(identity: &Identity, index: NodeIndex) -> String {
-    mutant::lua(Script::Hello, constants(identity, index) + include_str!("lua/hello.lua"))
+    literals::write_in(&mutant::lua(
+        Script::Hello,
+        constants(identity, index) + include_str!("lua/hello.lua"),
+    ))
 }
 
 fn constants(identity: &Identity, index: NodeIndex) -> String {

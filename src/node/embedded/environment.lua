@@ -1,6 +1,6 @@
 -- What a script finds in an embedded server, as in Redis 7. Called with the Rust side's `run` (a command's reply, an
--- error as {err = …}), `pack` and `unpack` (a table, or nil and what is wrong). Returns the environment of scripts, the
--- table behind it where ARGV is put, and `invoke`.
+-- error as {err = …}), `pack` and `unpack` (what is wrong or false, a value, and a table of all unless there is just this
+-- one). Returns the environment of scripts, where ARGV is put, and `invoke`.
 -- The wrappers are here and not in Rust so that what they raise is a table or a string and not the binding's userdata.
 local run, pack, unpack_all = ...
 
@@ -13,15 +13,18 @@ local function call(...)
 end
 
 local function unpack_string(bytes)
-  local values, bad = unpack_all(bytes)
-  if not values then
+  local bad, value, all = unpack_all(bytes)
+  if bad then
     -- Level 2 names the line of the script.
     error(bad, 2)
   end
-  return unpack(values, 1, values.n)
+  if all then
+    return unpack(all, 1, all.n)
+  end
+  return value
 end
 
-local known = {
+local environment = {
   redis = { call = call, pcall = run },
   cmsgpack = { pack = pack, unpack = unpack_string },
   string = string, table = table, math = math,
@@ -32,13 +35,9 @@ local known = {
 -- Nothing that a script does may differ from one run to the next.
 math.random, math.randomseed = nil, nil
 
-local environment = setmetatable({}, {
+setmetatable(environment, {
   __index = function(_, name)
-    local value = known[name]
-    if value == nil then
-      error("Script attempted to access nonexistent global variable '" .. tostring(name) .. "'", 2)
-    end
-    return value
+    error("Script attempted to access nonexistent global variable '" .. tostring(name) .. "'", 2)
   end,
   __newindex = function()
     error('Attempt to modify a readonly table', 2)
@@ -54,4 +53,4 @@ local function invoke(script)
   return done, result
 end
 
-return environment, known, invoke
+return environment, invoke

@@ -51,7 +51,6 @@ impl Store {
 /// One Lua state with the environment of Redis scripts.
 pub(super) struct Interpreter {
     environment: Table,
-    known: Table,
     invoke: Function,
     compiled: BTreeMap<Box<str>, Function>,
     store: Arc<Mutex<Store>>,
@@ -82,12 +81,12 @@ impl Interpreter {
             lua.create_string(out)
         });
         let unpack = lua.create_function(unpack_all);
-        let (environment, known, invoke) = lua
+        let (environment, invoke) = lua
             .load(include_str!("environment.lua"))
             .set_name("@environment")
             .call((run.expect(MEMORY), pack.expect(MEMORY), unpack.expect(MEMORY)))
             .expect("the environment is a valid script");
-        Self { environment, known, invoke, compiled: BTreeMap::new(), store, lua }
+        Self { environment, invoke, compiled: BTreeMap::new(), store, lua }
     }
 
     pub(super) fn store(&self) -> MutexGuard<'_, Store> {
@@ -100,7 +99,7 @@ impl Interpreter {
         let arguments = self.lua.create_string(argument).and_then(|text| {
             let arguments = self.lua.create_table()?;
             arguments.raw_set(1, text)?;
-            self.known.raw_set("ARGV", arguments)
+            self.environment.raw_set("ARGV", arguments)
         });
         arguments.expect(MEMORY);
         let (done, result): (bool, Value) = self.invoke.call(function).map_err(|error| error.to_string())?;
@@ -143,7 +142,11 @@ fn run_command(lua: &Lua, store: &Mutex<Store>, args: MultiValue) -> mlua::Resul
         let message = "ERR Please specify at least one argument for this redis.call() call";
         return to_lua(lua, Reply::Error(message.to_owned()));
     };
-    let reply = lock(store).run(&name.to_ascii_uppercase(), args);
+    // Nearly always it is in capitals already.
+    let reply = match name.iter().any(u8::is_ascii_lowercase) {
+        true => lock(store).run(&name.to_ascii_uppercase(), args),
+        false => lock(store).run(name, args),
+    };
     to_lua(lua, reply)
 }
 
@@ -175,23 +178,31 @@ fn to_lua(lua: &Lua, reply: Reply) -> mlua::Result<Value> {
     })
 }
 
-/// All values of a string in a table with their number `n`, or nil and what is wrong.
-fn unpack_all(lua: &Lua, input: LuaString) -> mlua::Result<(Option<Table>, Option<&'static str>)> {
-    let values = lua.create_table()?;
-    let (mut count, bytes) = (0, input.as_bytes());
+/// What `unpack` in `environment.lua` goes by: what is wrong, the only value, or a table of all with their number `n`.
+type Unpacked = (Option<&'static str>, Value, Option<Table>);
+
+/// All values of a string.
+fn unpack_all(lua: &Lua, input: LuaString) -> mlua::Result<Unpacked> {
+    let (mut values, bytes) = (Vec::with_capacity(1), input.as_bytes());
     let mut rest: &[u8] = &bytes;
     while !rest.is_empty() {
         match msgpack::unpack(lua, rest)? {
             Ok((value, left)) => {
-                count += 1;
-                values.raw_set(count, value)?;
+                values.push(value);
                 rest = left;
             }
-            Err(bad) => return Ok((None, Some(bad.message()))),
+            Err(bad) => return Ok((Some(bad.message()), Value::Nil, None)),
         }
     }
-    values.raw_set("n", count)?;
-    Ok((Some(values), None))
+    if values.len() == 1 {
+        return Ok((None, values.remove(0), None));
+    }
+    let all = lua.create_table()?;
+    all.raw_set("n", values.len())?;
+    for (index, value) in values.into_iter().enumerate() {
+        all.raw_set(index + 1, value)?;
+    }
+    Ok((None, Value::Nil, Some(all)))
 }
 
 #[cfg(test)]

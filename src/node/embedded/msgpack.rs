@@ -121,6 +121,10 @@ fn pack_length(out: &mut Vec<u8>, length: usize, short: u8, long: u8) {
 }
 
 fn pack_table(out: &mut Vec<u8>, table: &Table, level: usize) -> mlua::Result<()> {
+    if let Some(values) = values_in_order(table)? {
+        pack_length(out, values.len(), 0x90, 0xdc);
+        return values.iter().try_for_each(|value| pack(out, value, level));
+    }
     if is_array(table)? {
         let length = table.raw_len();
         pack_length(out, length, 0x90, 0xdc);
@@ -136,6 +140,24 @@ fn pack_table(out: &mut Vec<u8>, table: &Table, level: usize) -> mlua::Result<()
         pack(out, &value, level)?;
     }
     Ok(())
+}
+
+/// The values of an array whose keys come one after the other, as nearly always; otherwise it may yet be one.
+fn values_in_order(table: &Table) -> mlua::Result<Option<Vec<Value>>> {
+    let mut values = Vec::with_capacity(table.raw_len());
+    for pair in table.pairs::<Value, Value>() {
+        let (key, value) = pair?;
+        let index = match key {
+            Value::Integer(index) => index as f64,
+            Value::Number(index) => index,
+            _ => return Ok(None),
+        };
+        if index != (values.len() + 1) as f64 {
+            return Ok(None);
+        }
+        values.push(value);
+    }
+    Ok(Some(values))
 }
 
 /// Whether the keys are 1 to n without a gap.

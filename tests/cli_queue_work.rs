@@ -148,7 +148,8 @@ fn a_command_that_can_not_be_run_ends_the_worker() {
     let (code, text) = told(worker("/nonexistent/command"));
     assert_eq!(code, 127, "{text}");
     let items = ["a", "b"].map(|id| stage.fake.item(id));
-    assert!(items.iter().all(|item| !item.done && item.lease_id.is_none() && item.attempts == 1), "{text}");
+    // The worker may have ended before it took the second.
+    assert!(items.iter().all(|item| !item.done && item.lease_id.is_none() && item.attempts <= 1), "{text}");
     assert!(items.iter().any(|item| item.reason.contains("can't run")), "{text}");
     let (code, text) = told(worker("/etc/passwd"));
     assert_eq!(code, 126, "{text}");

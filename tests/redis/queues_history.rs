@@ -49,6 +49,8 @@ struct Story {
     acks: u32,
     /// An ack's outcome is open.
     in_doubt: bool,
+    /// Acks that have been sent and of whose outcome nothing was told yet: it may have been agreed on all the same.
+    under_way: u32,
 }
 
 /// What everybody was told, held against what is promised as it comes.
@@ -323,31 +325,42 @@ impl Scene {
     async fn ack(&self, turn: u64, item: &Reserved) {
         let text = text(item);
         for again in turn.. {
+            self.ledger.tell(&text, |story| story.under_way += 1);
             let told: Told<Settled> = self.daemons.get(again).ack(&self.queue, lease_of(item)).await;
             let settled = match told {
                 Some(Ok(settled)) => settled,
                 Some(Err(error)) => {
                     let fate = self.ledger.failed("ack", Some(&error));
-                    self.ledger.tell(&text, |story| story.in_doubt |= fate == Fate::Unknown);
+                    self.ledger.tell(&text, |story| {
+                        story.under_way -= 1;
+                        story.in_doubt |= fate == Fate::Unknown;
+                    });
                     continue;
                 }
                 None => {
                     self.ledger.failed("ack", None);
-                    self.ledger.tell(&text, |story| story.in_doubt = true);
+                    self.ledger.tell(&text, |story| {
+                        story.under_way -= 1;
+                        story.in_doubt = true;
+                    });
                     continue;
                 }
             };
-            return self.ledger.tell(&text, |story| match settled {
-                Settled::Done => {
-                    story.acks += 1;
-                    assert_eq!(story.acks, 1, "it was done twice: {item:?}, {story:?}");
-                }
-                Settled::AlreadyDone => {
-                    assert!(story.acks > 0 || story.in_doubt, "nobody acked it: {item:?}, {story:?}");
-                }
-                Settled::LeaseLost => {}
-                Settled::Buried | Settled::NoSuchItem => {
-                    panic!("{settled:?} to an ack of {item:?}, {story:?}")
+            return self.ledger.tell(&text, |story| {
+                story.under_way -= 1;
+                match settled {
+                    Settled::Done => {
+                        story.acks += 1;
+                        assert_eq!(story.acks, 1, "it was done twice: {item:?}, {story:?}");
+                    }
+                    Settled::AlreadyDone => {
+                        let somebody = story.acks > 0 || story.in_doubt || story.under_way > 0;
+                        assert!(somebody, "nobody acked it: {item:?}, {story:?}");
+                    }
+                    Settled::LeaseLost => {}
+                    Settled::Buried | Settled::NoSuchItem => {
+                        panic!("{settled:?} to an ack of {item:?}, {story:?}")
+                    }
                 }
             });
         }

@@ -292,15 +292,15 @@ impl<S> tower::Layer<S> for CallLayer {
     type Service = CallService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        CallService { inner, layer: self.clone() }
+        CallService { inner, layer: Arc::new(self.clone()) }
     }
 }
 
-/// A service inside a [`CallLayer`].
+/// A service inside a [`CallLayer`]. It is cloned for each call.
 #[derive(Clone)]
 pub struct CallService<S> {
     inner: S,
-    layer: CallLayer,
+    layer: Arc<CallLayer>,
 }
 
 impl<S> tower::Service<Request<Body>> for CallService<S>

@@ -21,6 +21,7 @@ pub mod kv;
 pub mod layers;
 pub mod lock;
 pub mod queue;
+mod routes;
 pub mod status;
 pub mod streams;
 
@@ -39,11 +40,9 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::server::NamedService;
-use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
-use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
 
 use crate::access::Rules;
@@ -68,6 +67,7 @@ use kv::KvApi;
 use layers::{CallLayer, Connection, Gauge};
 use lock::LockApi;
 use queue::QueueApi;
+use routes::Routes;
 
 /// Streams of one connection beyond [`Settings::calls_per_connection_max`]. A call past that setting must reach the
 /// daemon to be told so, and a release must reach it even then; held back by HTTP/2 it would wait for what it ends.
@@ -171,57 +171,6 @@ pub enum ServeError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// All services of the API by path. `stopping` turns true when the daemon starts to shut down.
-///
-/// # Errors
-/// [`ServeError::Reflection`].
-pub fn routes(
-    services: &Services,
-    health: HealthServer<impl Health>,
-    stopping: watch::Receiver<bool>,
-) -> Result<Routes, ServeError> {
-    let api = LockApi {
-        locks: services.locks.clone(),
-        clock: services.runtime.clock.clone(),
-        limits: services.settings.limits.clone(),
-        deadline_default: services.settings.deadline_default,
-        stopping: stopping.clone(),
-    };
-    let queues = QueueApi {
-        queues: services.queues.clone(),
-        clock: services.runtime.clock.clone(),
-        limits: services.settings.limits.clone(),
-        deadline_default: services.settings.deadline_default,
-        stopping: stopping.clone(),
-    };
-    let keys = KvApi {
-        keys: services.keys.clone(),
-        clock: services.runtime.clock.clone(),
-        limits: services.settings.limits.clone(),
-        deadline_default: services.settings.deadline_default,
-        stopping: stopping.clone(),
-    };
-    let cluster = ClusterApi {
-        observer: services.observer.clone(),
-        clock: services.runtime.clock.clone(),
-        limits: services.settings.limits.clone(),
-        stopping,
-    };
-    let bytes_max = services.settings.message_bytes_max;
-    let locks = LockServiceServer::new(api).max_decoding_message_size(bytes_max);
-    let queues = QueueServiceServer::new(queues).max_decoding_message_size(bytes_max);
-    let keys = KvServiceServer::new(keys).max_decoding_message_size(bytes_max);
-    let cluster = ClusterServiceServer::new(cluster).max_decoding_message_size(bytes_max);
-    // Older clients and many tools ask for v1alpha only.
-    Ok(Routes::new(locks)
-        .add_service(queues)
-        .add_service(keys)
-        .add_service(cluster)
-        .add_service(health)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?))
-}
-
 /// Counts the calls of all methods that are served.
 pub fn calls() -> Calls {
     let sets = [
@@ -275,14 +224,6 @@ fn client_streams() -> BTreeSet<String> {
     methods.map(|method| format!("/{}/{}", method.service, method.name)).collect()
 }
 
-fn reflection() -> tonic_reflection::server::Builder<'static> {
-    tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        // The details of errors, which grpcurl prints in full only if it can ask for their types.
-        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
-}
-
 /// Serves on bound listeners until `shutdown` completes and calls in flight have ended, or the grace has passed.
 ///
 /// On shutdown, in this order: health says NOT_SERVING; nothing more is accepted and connections get GOAWAY; waiters,
@@ -301,7 +242,7 @@ pub async fn serve(
     let (reporter, health) = tonic_health::server::health_reporter();
     report(&reporter, &QUORUM_NAMES, false).await;
     report(&reporter, &STEADY_NAMES, true).await;
-    let routes = routes(&services, health, stopping.clone())?.prepare();
+    let routes = Routes::new(&services, health, stopping.clone())?;
 
     let settings = &services.settings;
     let clock = services.runtime.clock.clone();

@@ -207,21 +207,28 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Queue(command) => block_on(command.run()),
         Command::Status(command) => block_on(command.run()),
         Command::Token(command) => block_on(command.run()),
-        Command::Bench(command) => block_on(command.run()),
+        Command::Bench(command) => block_on_few(command.run()),
         Command::Completions(command) => command.run(),
         Command::Man(command) => command.run(),
     }
 }
 
-/// Runs a daemon, on half of the cores that it may use: tasks of one call wake each other all the time, and waking one in
-/// another thread costs more than what it does then. `TOKIO_WORKER_THREADS` sets another number.
+/// Runs a daemon, or what puts one under load, on half of the cores: tasks of one call wake each other all the time, and
+/// waking one in another thread costs more than what it does then. `TOKIO_WORKER_THREADS` sets another number.
+///
+/// One thread has the runtime that is made for one: its tasks run in the order in which they were woken, so that what many
+/// calls of a connection answer is written together.
 fn block_on_few(daemon: impl Future<Output = u8>) -> u8 {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
-        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        builder.worker_threads(cores.div_ceil(2));
+    let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get).div_ceil(2);
+    let asked = std::env::var("TOKIO_WORKER_THREADS").ok().and_then(|number| number.parse().ok());
+    match asked.unwrap_or_else(cores) {
+        0 | 1 => run_on(tokio::runtime::Builder::new_current_thread(), daemon),
+        threads => {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            builder.worker_threads(threads);
+            run_on(builder, daemon)
+        }
     }
-    run_on(builder, daemon)
 }
 
 fn block_on(command: impl Future<Output = u8>) -> u8 {

@@ -176,7 +176,8 @@ fn print(outcome: &Outcome) {
     println!("{report}");
 }
 
-#[tokio::main]
+// As `majorityd bench` does.
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     match Command::parse().peer {
         Peer::Serve { listen } => {

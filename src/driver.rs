@@ -311,6 +311,8 @@ struct Drive<'a> {
     asked: [tracing::Span; NODES_MAX],
     /// When the machine is to be woken, and whether that ends a round.
     alarm: Option<(Moment, Alarm)>,
+    /// Completes then, or at the deadline; set again only where that moment is another.
+    timer: Option<(Moment, BoxFuture<'static, ()>)>,
 }
 
 /// What the alarm is for.
@@ -345,7 +347,7 @@ impl<'a> Drive<'a> {
         let (sender, replies) = mpsc::unbounded();
         let round = Round { number: 0, operation: None, view: None, outstanding: 0, gated: None };
         let asked = [const { tracing::Span::none() }; NODES_MAX];
-        Self { cluster, deadline, sender, replies, round, asked, alarm: None }
+        Self { cluster, deadline, sender, replies, round, asked, alarm: None, timer: None }
     }
 
     async fn run<M: Machine>(&mut self, machine: &mut M) -> M::Outcome {
@@ -399,19 +401,16 @@ impl<'a> Drive<'a> {
         })
     }
 
-    /// From the sending of an operation to the word of one node on it, if what it is sent for is traced: the batch that carries it
-    /// carries operations of others too, and belongs to none of them alone.
+    /// From the sending of an operation to the word of one node on it, for what is traced: the batch that carries it carries
+    /// operations of others too, and belongs to none of them alone.
     fn asking(&self, node: NodeIndex) -> tracing::Span {
-        match tracing::Span::current().is_none() {
-            true => tracing::Span::none(),
-            false => tracing::debug_span!(
-                target: "otlp",
-                "node",
-                node = node.0,
-                otel.kind = "client",
-                outcome = tracing::field::Empty
-            ),
-        }
+        tracing::debug_span!(
+            target: "otlp",
+            "node",
+            node = node.0,
+            otel.kind = "client",
+            outcome = tracing::field::Empty
+        )
     }
 
     /// Ends the span of a node.
@@ -436,10 +435,13 @@ impl<'a> Drive<'a> {
         self.round.outstanding = 0;
         self.alarm = Some((self.now() + ROUND_TIMEOUT, Alarm::Round));
         let operation = self.round.operation.as_ref().expect("an operation is set before it is sent");
+        let traced = !tracing::Span::current().is_none();
         for batcher in self.cluster.batchers() {
             let node = batcher.node().index();
             self.round.outstanding |= 1 << node.0;
-            self.asked[usize::from(node.0)] = self.asking(node);
+            if traced {
+                self.asked[usize::from(node.0)] = self.asking(node);
+            }
             match &self.round.view {
                 Some(view)
                     if view.list.entry(node).is_some_and(|e| e.state == crate::members::State::Member) =>
@@ -478,10 +480,21 @@ impl<'a> Drive<'a> {
     /// Waits for the first of: a reply of this round, news about the list, the alarm, the deadline.
     async fn next_input(&mut self) -> Input {
         let wake_at = self.alarm.map_or(self.deadline, |(at, _)| at.min(self.deadline));
-        let mut timer = self.cluster.runtime.clock.sleep_until(wake_at);
-        let mut refreshed: BoxFuture<'_, ()> = match &mut self.round.gated {
-            Some(listener) => listener.boxed(),
-            None => future::pending().boxed(),
+        if self.timer.as_ref().is_none_or(|(at, _)| *at != wake_at) {
+            self.timer = Some((wake_at, self.cluster.runtime.clock.sleep_until(wake_at)));
+        }
+        let (_, mut timer) = self.timer.take().expect("it was set a moment ago");
+        let input = self.first_input(&mut timer, wake_at).await;
+        if let Input::Reply(_) | Input::Refreshed = input {
+            self.timer = Some((wake_at, timer));
+        }
+        input
+    }
+
+    async fn first_input(&mut self, timer: &mut BoxFuture<'static, ()>, wake_at: Moment) -> Input {
+        let mut refreshed = match &mut self.round.gated {
+            Some(listener) => Either::Left(listener),
+            None => Either::Right(future::pending()),
         };
         loop {
             futures::select_biased! {
@@ -496,7 +509,7 @@ impl<'a> Drive<'a> {
                     }
                 }
                 () = (&mut refreshed).fuse() => return Input::Refreshed,
-                () = (&mut timer).fuse() => {
+                () = timer.fuse() => {
                     return if wake_at >= self.deadline { Input::Deadline } else { Input::Alarm };
                 }
             }

@@ -13,9 +13,14 @@ local function queue_set(set, queue)
   return 'majorityd:i:q' .. set .. ':' .. queue
 end
 
--- What is due stands among the ready, and what is claimed among the marked, whatever the record says of its place.
+-- What is due stands among the ready, and what is claimed among the marked, whatever the record says of its place. What the
+-- record says is ready has most likely been claimed, or it would not be written.
 local function unplace(queue, place)
-  for _, set in ipairs({ place[1], 'm', 'r' }) do
+  local first, second, third = place[1], 'm', 'r'
+  if first == 'r' then
+    first, second, third = 'm', 'r', nil
+  end
+  for _, set in ipairs({ first, second, third }) do
     if redis.call('ZREM', queue_set(set, queue), place[2]) == 1 then
       return
     end

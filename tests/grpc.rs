@@ -11,6 +11,9 @@ mod certificates;
 #[cfg(feature = "client")]
 #[path = "grpc/client.rs"]
 mod client;
+#[cfg(feature = "client")]
+#[path = "grpc/client_security.rs"]
+mod client_security;
 #[path = "grpc/cluster.rs"]
 mod cluster;
 #[path = "grpc/crowd.rs"]

@@ -161,7 +161,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("http/", &["cluster", "metrics", "runtime"]),
     // It looks whether files can be used.
     ("config/", &["access", "limits", "tls"]),
-    ("client/", &["proto", "runtime"]),
+    ("client/", &["proto", "runtime", "tls"]),
     ("telemetry.rs", &["config"]),
     ("proto.rs", &[]),
     (

@@ -60,13 +60,13 @@ impl Guarded {
 }
 
 /// An identity that is known by its own name as a token.
-fn identity(name: &str, grants: &[&str]) -> String {
+pub fn identity(name: &str, grants: &[&str]) -> String {
     let hash = token::hash_text(&token::hash(name));
     let grants = grants.join(", ");
     format!("[[identity]]\nname = \"{name}\"\ntoken_sha256 = [\"{hash}\"]\ngrants = [{grants}]\n")
 }
 
-fn grant(services: &str, prefixes: &str, rights: &str) -> String {
+pub fn grant(services: &str, prefixes: &str, rights: &str) -> String {
     format!("{{ services = [{services}], prefixes = [{prefixes}], rights = [{rights}] }}")
 }
 

@@ -15,13 +15,13 @@ use crate::metrics::{Scrape, scraped};
 use crate::stage::*;
 
 /// A folder with the certificate of a daemon that serves with it.
-struct Secured {
-    cluster: Cluster,
-    folder: TempDir,
+pub struct Secured {
+    pub cluster: Cluster,
+    pub folder: TempDir,
 }
 
 impl Secured {
-    fn new(shown: &Signed) -> Self {
+    pub fn new(shown: &Signed) -> Self {
         let (mut cluster, folder) = (Cluster::new(), tempfile::tempdir().unwrap());
         let (certificate, key) = shown.write(folder.path(), "server");
         (cluster.settings.grpc.tls.cert_file, cluster.settings.grpc.tls.key_file) =
@@ -30,7 +30,7 @@ impl Secured {
     }
 
     /// Clients are asked for what this one signs.
-    fn asking(mut self, clients: &Authority, auth: ClientAuth) -> Self {
+    pub fn asking(mut self, clients: &Authority, auth: ClientAuth) -> Self {
         let file: PathBuf = self.folder.path().join("clients.crt");
         std::fs::write(&file, &clients.pem).unwrap();
         self.cluster.settings.grpc.tls.client_ca_file = Some(file);
@@ -39,12 +39,12 @@ impl Secured {
     }
 
     /// Other files at the same place, one after the other.
-    fn replace(&self, shown: &Signed) {
+    pub fn replace(&self, shown: &Signed) {
         shown.write(self.folder.path(), "server");
     }
 }
 
-fn endpoint(served: &Served, trusted: &[&Authority], shown: Option<&Signed>) -> Endpoint {
+pub fn endpoint(served: &Served, trusted: &[&Authority], shown: Option<&Signed>) -> Endpoint {
     let pem: Vec<&str> = trusted.iter().map(|authority| authority.pem.as_str()).collect();
     let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem.concat()));
     if let Some(Signed { certificate, key }) = shown {
@@ -53,13 +53,13 @@ fn endpoint(served: &Served, trusted: &[&Authority], shown: Option<&Signed>) -> 
     Endpoint::from_shared(format!("https://{}", served.address)).unwrap().tls_config(tls).unwrap()
 }
 
-async fn connect(served: &Served, trusted: &Authority, shown: Option<&Signed>) -> Result<Channel, Error> {
+pub async fn connect(served: &Served, trusted: &Authority, shown: Option<&Signed>) -> Result<Channel, Error> {
     within(endpoint(served, &[trusted], shown).connect()).await
 }
 
 /// Whether there is a connection on which calls are answered. With TLS 1.3 a client learns after its own handshake that it
 /// is not wanted.
-async fn gets_in(served: &Served, trusted: &Authority, shown: Option<&Signed>) -> Result<(), String> {
+pub async fn gets_in(served: &Served, trusted: &Authority, shown: Option<&Signed>) -> Result<(), String> {
     let channel = connect(served, trusted, shown).await.map_err(|error| chain(&error))?;
     let mut client = LockServiceClient::new(channel);
     let asked = within(client.acquire(asking("x", "somebody"))).await;

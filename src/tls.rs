@@ -5,10 +5,12 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{Error, InconsistentKeys, RootCertStore, ServerConfig};
@@ -69,6 +71,37 @@ pub struct Server {
     pub config: Arc<ServerConfig>,
     /// When the first certificate of the chain expires, in seconds of Unix time.
     pub expires_unix_s: u64,
+    /// Who says whether a client's certificate is good; `None` where none is asked for.
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+}
+
+impl Server {
+    /// Until when a chain that a client has shown is good, in seconds of Unix time, if it would be taken now: when the first of it
+    /// expires, of those that have not.
+    ///
+    /// # Errors
+    /// Why it would not be, as the rest of a sentence that starts with the certificate.
+    pub fn vouches(
+        &self,
+        chain: &[CertificateDer<'static>],
+        now_unix: Duration,
+    ) -> Result<u64, &'static str> {
+        let (Some(clients), [shown, others @ ..]) = (&self.clients, chain) else { return Ok(u64::MAX) };
+        let verified = clients.verify_client_cert(shown, others, UnixTime::since_unix_epoch(now_unix));
+        verified.map_err(|error| lapse(&error))?;
+        let expiries = chain.iter().filter_map(|certificate| expiry(std::slice::from_ref(certificate)).ok());
+        Ok(expiries.filter(|expiry| *expiry >= now_unix.as_secs()).min().unwrap_or(u64::MAX))
+    }
+}
+
+fn lapse(error: &Error) -> &'static str {
+    use rustls::CertificateError::{Expired, ExpiredContext, Revoked, UnknownIssuer};
+    match error {
+        Error::InvalidCertificate(Expired | ExpiredContext { .. }) => "has expired",
+        Error::InvalidCertificate(Revoked) => "has been revoked",
+        Error::InvalidCertificate(UnknownIssuer) => "is of an authority that is not trusted any more",
+        _ => "would not be taken in a handshake any more",
+    }
 }
 
 /// A certificate, its chain, and the key that fits it.
@@ -103,23 +136,25 @@ pub fn server(
         }
     };
     let expires_unix_s = expiry(&pair.chain).map_err(|rule| vec![unfit(Part::Certificate, rule)])?;
-    let config = config(pair, roots, required)?;
-    Ok(Server { config: Arc::new(config), expires_unix_s })
+    let clients = roots.map(|roots| verifier(roots, required)).transpose().map_err(|unfit| vec![unfit])?;
+    let config = config(pair, clients.clone())?;
+    Ok(Server { config: Arc::new(config), expires_unix_s, clients })
 }
 
-fn config(pair: Pair, roots: Option<RootCertStore>, required: bool) -> Result<ServerConfig, Vec<Unfit>> {
+fn verifier(roots: RootCertStore, required: bool) -> Result<Arc<dyn ClientCertVerifier>, Unfit> {
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider());
+    let verifier = if required { verifier } else { verifier.allow_unauthenticated() };
+    verifier.build().map_err(|error| unfit(Part::Authorities, error.to_string()))
+}
+
+fn config(pair: Pair, clients: Option<Arc<dyn ClientCertVerifier>>) -> Result<ServerConfig, Vec<Unfit>> {
     let of = |part| move |error: &dyn fmt::Display| vec![unfit(part, error.to_string())];
     let builder = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|e| of(Part::Certificate)(&e))?;
-    let builder = match roots {
+    let builder = match clients {
         None => builder.with_no_client_auth(),
-        Some(roots) => {
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider());
-            let verifier = if required { verifier } else { verifier.allow_unauthenticated() };
-            let verifier = verifier.build().map_err(|e| of(Part::Authorities)(&e))?;
-            builder.with_client_cert_verifier(verifier)
-        }
+        Some(clients) => builder.with_client_cert_verifier(clients),
     };
     let mut config = builder.with_single_cert(pair.chain, pair.key).map_err(|e| of(Part::Certificate)(&e))?;
     config.alpn_protocols = vec![ALPN_H2.to_vec()];

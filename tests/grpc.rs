@@ -54,3 +54,5 @@ mod refusals;
 mod stage;
 #[path = "grpc/tls.rs"]
 mod tls;
+#[path = "grpc/tls_lapse.rs"]
+mod tls_lapse;

@@ -190,7 +190,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("sd_notify", &["server/supervisor.rs"]),
     ("tokio_stream", &["grpc/", "server.rs", "client/"]),
     ("fred", &["node/redis"]),
-    ("rustls", &["tls.rs", "grpc/", "server/reload.rs"]),
+    ("rustls", &["tls.rs", "grpc/"]),
     ("tokio_rustls", &["grpc/", "node/redis/certificate.rs"]),
     ("x509_cert", &["tls.rs", "node/redis/certificate.rs"]),
     ("ring", &["access/token.rs", "server/reload.rs"]),

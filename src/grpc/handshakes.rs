@@ -19,7 +19,6 @@ use futures::channel::{mpsc, oneshot};
 use futures::future::{self, Either};
 use futures::stream;
 use futures::{FutureExt, SinkExt, Stream, StreamExt};
-use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -28,6 +27,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::connections::{Admitted, Connections, Opening};
 use super::layers::Connection;
+use super::shown;
 use crate::meter::calls::Calls;
 use crate::runtime::Runtime;
 use crate::tls;
@@ -43,8 +43,8 @@ const PLAINTEXT_READ_MAX: u64 = 1 << 20;
 /// What handshakes need.
 #[derive(Clone)]
 pub(super) struct Handshakes {
-    /// As it is at the moment when one begins.
-    pub(super) config: watch::Receiver<Arc<ServerConfig>>,
+    /// Who the daemon is and whom it lets in, as that is at the moment when one begins.
+    pub(super) server: watch::Receiver<Arc<tls::Server>>,
     /// What is counted.
     pub(super) calls: Arc<Calls>,
     /// Tasks and time.
@@ -127,7 +127,7 @@ impl Handshakes {
         let clock = &self.runtime.clock;
         let timer = clock.sleep_until(clock.now() + self.timeout);
         let end = {
-            let shaken = std::pin::pin!(shake(stream, &self.config));
+            let shaken = std::pin::pin!(shake(stream, &self.server));
             let given_up = future::select(displaced, timer);
             match future::select(shaken, given_up).await {
                 Either::Left((end, _)) => end,
@@ -157,14 +157,19 @@ impl Handshakes {
     }
 
     fn connection<S>(&self, stream: TlsStream<S>, peer: Option<SocketAddr>) -> Secured<S> {
-        let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-        let names = certificate.map(tls::names).unwrap_or_default();
+        let chain = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec);
         let stream = self.connections.opened_in_time(stream);
-        Connection::new(stream, peer, self.calls_max).with_certificate(names.into())
+        let connection = Connection::new(stream, peer, self.calls_max);
+        match chain {
+            Some(chain) => {
+                connection.with_certificate(shown::watch(chain, self.server.clone(), &self.runtime))
+            }
+            None => connection,
+        }
     }
 }
 
-async fn shake<S: Accepted>(mut stream: S, config: &watch::Receiver<Arc<ServerConfig>>) -> End<S> {
+async fn shake<S: Accepted>(mut stream: S, server: &watch::Receiver<Arc<tls::Server>>) -> End<S> {
     let mut first = [0];
     match stream.tcp().peek(&mut first).await {
         Ok(1) if first == [TLS_RECORD] => {}
@@ -176,7 +181,7 @@ async fn shake<S: Accepted>(mut stream: S, config: &watch::Receiver<Arc<ServerCo
         Ok(_) => return End::Failed(io::ErrorKind::UnexpectedEof.into()),
         Err(error) => return End::Failed(error),
     }
-    let config = config.borrow().clone();
+    let config = server.borrow().config.clone();
     match TlsAcceptor::from(config).accept(stream).await {
         Ok(stream) => End::Done(Box::new(stream)),
         Err(error) => End::Failed(error),

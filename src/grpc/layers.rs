@@ -30,13 +30,13 @@ use tracing::Instrument;
 
 use super::access::{Caller, Gate};
 use super::arrival::{Arrivals, BytesGauge};
+use super::shown::Shown;
 use super::status;
 use crate::limits;
 use crate::meter::calls::{CODES, Calls, MethodMeter};
 use crate::runtime::{Clock, Moment};
 use crate::telemetry;
 use crate::telemetry::field;
-use crate::tls::CertificateName;
 
 /// The most that an answer gets to travel to the client before the client's deadline.
 const MARGIN_MAX: Duration = Duration::from_millis(100);
@@ -150,8 +150,8 @@ impl Drop for Counted {
 pub struct ConnectionInfo {
     /// Who is at the other end, if it has an address.
     pub peer: Option<SocketAddr>,
-    /// What the client's certificate vouches for, if it has shown one.
-    pub certificate: Arc<[CertificateName]>,
+    /// The client's certificate, if it has shown one.
+    pub certificate: Option<Shown>,
     /// Calls in flight on this connection.
     pub calls: Gauge,
     /// Bytes of requests that are on their way on this connection.
@@ -160,20 +160,21 @@ pub struct ConnectionInfo {
 
 #[cfg(test)]
 impl ConnectionInfo {
-    pub(super) fn testing(certificate: Arc<[CertificateName]>) -> Self {
+    pub(super) fn testing(certificate: Shown) -> Self {
         let calls = Gauge::new("calls_per_connection_max", 1);
-        Self { peer: None, certificate, calls, arriving: BytesGauge::of_connection() }
+        Self { peer: None, certificate: Some(certificate), calls, arriving: BytesGauge::of_connection() }
     }
 }
 
 /// A connection that carries its own count of calls, and that lets others have their turn: what one of them sends without a
 /// pause would otherwise be worked off in one go, for as long as it comes.
-#[derive(Debug)]
 pub struct Connection<S> {
     stream: S,
     info: ConnectionInfo,
     /// Bytes that have been read since others had a turn.
     read_in_turn: usize,
+    /// Completes when the connection is to be closed, because of its certificate.
+    closing: Option<BoxFuture<'static, ()>>,
 }
 
 impl<S> Connection<S> {
@@ -181,13 +182,13 @@ impl<S> Connection<S> {
     pub fn new(stream: S, peer: Option<SocketAddr>, calls_max: usize) -> Self {
         let calls = Gauge::new("calls_per_connection_max", calls_max);
         let arriving = BytesGauge::of_connection();
-        let info = ConnectionInfo { peer, certificate: Arc::default(), calls, arriving };
-        Self { stream, info, read_in_turn: 0 }
+        let info = ConnectionInfo { peer, certificate: None, calls, arriving };
+        Self { stream, info, read_in_turn: 0, closing: None }
     }
 
-    /// With what the client's certificate vouches for, which has been verified.
-    pub fn with_certificate(mut self, names: Arc<[CertificateName]>) -> Self {
-        self.info.certificate = names;
+    /// With the certificate of the client, which has been verified, and what says when the connection is to be closed for it.
+    pub(super) fn with_certificate(mut self, (shown, closing): (Shown, BoxFuture<'static, ()>)) -> Self {
+        (self.info.certificate, self.closing) = (Some(shown), Some(closing));
         self
     }
 }
@@ -206,6 +207,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
+        // Before a call is read that it may concern.
+        if self.closing.as_mut().is_some_and(|closing| closing.as_mut().poll(context).is_ready()) {
+            self.closing = None;
+            let what = "the certificate of the client is not good any more";
+            return Poll::Ready(Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, what)));
+        }
         if self.read_in_turn >= limits::READ_IN_TURN_BYTES {
             self.read_in_turn = 0;
             // It goes on when the others have been.

@@ -21,6 +21,7 @@ pub mod kv;
 pub mod layers;
 pub mod lock;
 pub mod queue;
+pub mod shown;
 pub mod status;
 pub mod streams;
 
@@ -33,7 +34,6 @@ use std::time::Duration;
 use futures::{Stream, StreamExt, TryFutureExt};
 use prost::Message;
 use prost_types::FileDescriptorSet;
-use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
@@ -58,6 +58,7 @@ use crate::proto::v1::lock_service_server::LockServiceServer;
 use crate::proto::v1::queue_service_server::QueueServiceServer;
 use crate::queue::Queues;
 use crate::runtime::{Clock, Runtime};
+use crate::tls;
 use access::Gate;
 use arrival::Arrivals;
 use cluster::ClusterApi;
@@ -153,7 +154,7 @@ pub struct Services {
     /// Where calls are counted; see [`calls`].
     pub calls: Arc<Calls>,
     /// What TCP connections are encrypted with, as it is now; `None` for nothing.
-    pub tls: Option<watch::Receiver<Arc<ServerConfig>>>,
+    pub tls: Option<watch::Receiver<Arc<tls::Server>>>,
     /// Who may do what, as it is now; `None` for everybody everything.
     pub access: Option<watch::Receiver<Arc<Rules>>>,
     /// How to serve.
@@ -322,8 +323,8 @@ pub async fn serve(
         let (routes, layer, stopping) = (routes.clone(), layer.clone(), stopping.clone());
         let (connections, tls) = (connections.clone(), services.tls.clone());
         let tcp = connections.admitted(tls.is_none(), tcp);
-        let handshakes = tls.map(|config| Handshakes {
-            config,
+        let handshakes = tls.map(|server| Handshakes {
+            server,
             calls: services.calls.clone(),
             runtime: services.runtime.clone(),
             connections: connections.clone(),

@@ -40,6 +40,8 @@ pub struct Refusals {
     pub no_credentials: Count,
     /// With one that nobody has.
     pub unknown_credentials: Count,
+    /// On a connection whose certificate is not good any more.
+    pub certificate_lapsed: Count,
     /// With one whose identity may not do this.
     pub access_denied: Count,
 }

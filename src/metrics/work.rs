@@ -64,10 +64,11 @@ fn write_door(page: &mut Page<'_>, door: &DoorMeter) -> fmt::Result {
     let refusals = [
         ("no_credentials", &door.refusals.no_credentials),
         ("unknown_credentials", &door.refusals.unknown_credentials),
+        ("certificate_lapsed", &door.refusals.certificate_lapsed),
         ("access_denied", &door.refusals.access_denied),
     ];
     let refusals = refusals.map(|(reason, count)| (label("reason", reason), count.get()));
-    let help = "Calls that were not let in, and streams that were ended because rights were taken away.";
+    let help = "Calls that were not let in, and those that were ended because rights were taken away.";
     page.counters("majorityd_access_refusals", help, refusals)?;
     let expiry = door.expiry().map(|expiry| (Labels::new(), expiry as f64));
     let help = "When the first certificate of the chain that clients are shown expires, in Unix time.";

@@ -12,7 +12,6 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::{self, BoxFuture};
 use ring::digest::{Context, SHA256};
-use rustls::ServerConfig;
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -34,7 +33,7 @@ const EXPIRY_WARNING: Duration = Duration::from_secs(14 * 86_400);
 /// What is made of the files, as it is now.
 pub struct Door {
     /// For handshakes; `None` for no TLS.
-    pub tls: Option<watch::Receiver<Arc<ServerConfig>>>,
+    pub tls: Option<watch::Receiver<Arc<tls::Server>>>,
     /// Who may do what; `None` for everybody everything.
     pub access: Option<watch::Receiver<Arc<Rules>>>,
 }
@@ -103,7 +102,7 @@ fn certificate(
     tls: &GrpcTls,
     clock: Arc<dyn Clock>,
     calls: Arc<Calls>,
-) -> Option<(Vec<PathBuf>, Make<ServerConfig>)> {
+) -> Option<(Vec<PathBuf>, Make<tls::Server>)> {
     let mut paths = vec![tls.cert_file.clone()?, tls.key_file.clone()?];
     paths.extend(tls.client_ca_file.clone());
     let required = tls.client_auth == ClientAuth::Required;
@@ -134,7 +133,7 @@ fn certificate(
             tracing::warn!(days, "the certificate that clients are shown expires soon (grpc.tls.cert_file)");
         }
         calls.door.set_expiry(made.expires_unix_s);
-        Ok(made.config)
+        Ok(Arc::new(made))
     };
     Some((paths, Box::new(make)))
 }

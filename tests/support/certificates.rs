@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "every test crate uses another part of it")]
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
@@ -64,6 +65,14 @@ impl Authority {
     /// For a client with these names.
     pub fn client(&self, names: &[&str]) -> Signed {
         self.sign(self.asked(names, ExtendedKeyUsagePurpose::ClientAuth))
+    }
+
+    /// The same, for so many seconds from now on.
+    pub fn client_for(&self, names: &[&str], seconds: u64) -> Signed {
+        let mut asked = self.asked(names, ExtendedKeyUsagePurpose::ClientAuth);
+        let now = std::time::UNIX_EPOCH.elapsed().expect("after 1970");
+        asked.not_after = date_time_ymd(1970, 1, 1) + Duration::from_secs(now.as_secs() + seconds);
+        self.sign(asked)
     }
 
     /// The same, until the end of 2020.

@@ -278,6 +278,7 @@ pub fn refused(refusal: &Refusal) -> Status {
         Refusal::UnknownCertificate { names } => {
             with(Reason::UnknownCredentials, &[("certificate_names", names)])
         }
+        Refusal::CertificateLapsed { why } => with(Reason::CertificateLapsed, &[("why", why)]),
         Refusal::Denied { identity, need: Need { service, right }, asked } => {
             let (service, right) = (service.to_string(), right.to_string());
             let mut metadata =

@@ -20,6 +20,7 @@ mod handshakes;
 pub mod kv;
 pub mod layers;
 pub mod lock;
+pub mod opening;
 pub mod queue;
 pub mod shown;
 pub mod status;
@@ -28,6 +29,7 @@ pub mod streams;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,6 +81,10 @@ const SMALL_MESSAGE_BYTES: u32 = 256;
 const CONNECTION_WINDOW_MIN: u32 = 1 << 20;
 /// What HTTP/2 allows, in bytes.
 const CONNECTION_WINDOW_MAX: u32 = (1 << 31) - 1;
+/// What a client of HTTP/1 is told.
+const ABOUT: &str = "This port of majorityd speaks gRPC, over HTTP/2 alone.";
+/// The same where it would have to speak TLS first.
+const ABOUT_TLS: &str = "This port of majorityd speaks gRPC, over HTTP/2 and TLS alone.";
 /// After a failed accept (no file descriptors left, mostly) the next try waits, or it would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -111,6 +117,8 @@ pub struct Settings {
     pub handshakes_max: usize,
     /// How long a handshake may take: some round trips around the world, each of them sent twice.
     pub handshake_timeout: Duration,
+    /// Where operators are answered over HTTP/1, for who asks for that here.
+    pub operators: Option<SocketAddr>,
 }
 
 impl Default for Settings {
@@ -132,6 +140,7 @@ impl Default for Settings {
             calls_max: 2 * crate::limits::WAITERS_MAX,
             handshakes_max: 1_024,
             handshake_timeout: Duration::from_secs(10),
+            operators: None,
         }
     }
 }
@@ -314,6 +323,7 @@ pub async fn serve(
     let connections = Connections::new(
         settings.connections_max,
         settings.opening_timeout,
+        opening::http1_answer(ABOUT, settings.operators),
         services.runtime.clone(),
         services.calls.clone(),
     );
@@ -331,6 +341,7 @@ pub async fn serve(
             calls_max,
             handshakes_max: settings.handshakes_max,
             timeout: settings.handshake_timeout,
+            http1_answer: opening::http1_answer(ABOUT_TLS, settings.operators),
         });
         async move {
             match handshakes {

@@ -43,10 +43,11 @@ fn write_calls(page: &mut Page<'_>, calls: &Calls, limits: Limits) -> fmt::Resul
     page.gauge("majorityd_grpc_connections", "Connections that are open.", connections.open.get() as f64)?;
     let help = "Connections that may be open; more are refused.";
     page.gauge("majorityd_grpc_connections_max", help, limits.connections as f64)?;
-    let closed = [("full", &connections.refused), ("silent", &connections.silent)];
+    let closed =
+        [("full", &connections.refused), ("silent", &connections.silent), ("http1", &connections.http1)];
     let closed = closed.map(|(reason, count)| (label("reason", reason), count.get()));
-    let help = "Connections that were closed before they carried a call: there was no place (full), or they did not say in \
-                time what they speak (silent).";
+    let help = "Connections that were closed before they carried a call: there was no place (full), they did not say in time \
+                what they speak (silent), or spoke HTTP/1 (http1).";
     page.counters("majorityd_grpc_connections_refused", help, closed)
 }
 

@@ -1,11 +1,13 @@
 //! TLS: who is shown what, who gets in, and that certificates change under load without anybody's noticing.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use majorityd::config::ClientAuth;
 use majorityd::proto::v1::lock_service_client::LockServiceClient;
+use rustls::pki_types::pem::PemObject;
 use tempfile::TempDir;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::Code;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Error, Identity};
@@ -102,6 +104,33 @@ async fn a_client_that_speaks_plaintext_is_told_so() {
     assert!(status.message().contains("speaks TLS: use an https:// address"), "{status:?}");
     scraped(&served, |now| now.sum("majorityd_tls_handshakes_total", &[("outcome", "plaintext")]) >= 1.0)
         .await;
+}
+
+/// Without TLS, and within.
+#[tokio::test]
+async fn a_client_that_speaks_http1_is_told_so() {
+    let ours = Authority::new("ours");
+    let served = Secured::new(&ours.server()).cluster.daemon().await;
+    for request in ["GET / HTTP/1.1\r\n\r\n", "POST / HTTP/1.1\r\n\r\n"] {
+        let mut plain = TcpStream::connect(served.address).await.unwrap();
+        plain.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        within(plain.read_to_string(&mut answer)).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 505 ") && answer.contains("HTTP/2 and TLS alone"), "{answer}");
+    }
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(rustls::pki_types::CertificateDer::from_pem_slice(ours.pem.as_bytes()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = config.unwrap().with_root_certificates(roots).with_no_client_auth();
+    let plain = TcpStream::connect(served.address).await.unwrap();
+    let name = "localhost".try_into().unwrap();
+    let connecting = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, plain);
+    let mut inside = within(connecting).await.unwrap();
+    inside.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    within(inside.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 505 ") && answer.contains("HTTP/2 alone"), "{answer}");
 }
 
 #[tokio::test]

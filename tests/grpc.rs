@@ -56,3 +56,5 @@ mod stage;
 mod tls;
 #[path = "grpc/tls_lapse.rs"]
 mod tls_lapse;
+#[path = "grpc/unread.rs"]
+mod unread;

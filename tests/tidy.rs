@@ -207,7 +207,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("http", &["grpc/", "http/", "server.rs"]),
     ("hyper", &["http/"]),
     ("hyper_util", &["http/"]),
-    ("http_body_util", &["http/"]),
+    ("http_body_util", &["http/", "grpc/leaving.rs"]),
     ("prometheus_client", &["metrics/"]),
     ("tower", &["grpc/"]),
     ("hdrhistogram", &["load/"]),

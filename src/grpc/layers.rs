@@ -29,7 +29,9 @@ use tonic::transport::server::Connected;
 use tracing::Instrument;
 
 use super::access::{Caller, Gate};
-use super::arrival::{Arrivals, BytesGauge};
+use super::arrival::{self, Arrivals};
+use super::bytes_gauge::BytesGauge;
+use super::leaving::{self, Leaving};
 use super::shown::Shown;
 use super::status;
 use crate::limits;
@@ -156,13 +158,16 @@ pub struct ConnectionInfo {
     pub calls: Gauge,
     /// Bytes of requests that are on their way on this connection.
     pub arriving: BytesGauge,
+    /// Bytes of answers that wait to be read on it.
+    pub leaving: BytesGauge,
 }
 
 #[cfg(test)]
 impl ConnectionInfo {
     pub(super) fn testing(certificate: Shown) -> Self {
         let calls = Gauge::new("calls_per_connection_max", 1);
-        Self { peer: None, certificate: Some(certificate), calls, arriving: BytesGauge::of_connection() }
+        let (arriving, leaving) = (arrival::gauge_of_connection(), leaving::gauge_of_connection());
+        Self { peer: None, certificate: Some(certificate), calls, arriving, leaving }
     }
 }
 
@@ -181,8 +186,8 @@ impl<S> Connection<S> {
     /// Around an accepted stream.
     pub fn new(stream: S, peer: Option<SocketAddr>, calls_max: usize) -> Self {
         let calls = Gauge::new("calls_per_connection_max", calls_max);
-        let arriving = BytesGauge::of_connection();
-        let info = ConnectionInfo { peer, certificate: None, calls, arriving };
+        let (arriving, leaving) = (arrival::gauge_of_connection(), leaving::gauge_of_connection());
+        let info = ConnectionInfo { peer, certificate: None, calls, arriving, leaving };
         Self { stream, info, read_in_turn: 0, closing: None }
     }
 
@@ -265,6 +270,8 @@ pub struct CallLayer {
     clock: Arc<dyn Clock>,
     calls: Gauge,
     arrivals: Arrivals,
+    /// Bytes of answers that wait to be read, of all connections.
+    leaving: BytesGauge,
     counted: Arc<Calls>,
     gate: Gate,
 }
@@ -278,7 +285,7 @@ impl CallLayer {
         counted: Arc<Calls>,
         gate: Gate,
     ) -> Self {
-        Self { clock, calls, arrivals, counted, gate }
+        Self { clock, calls, arrivals, leaving: leaving::gauge_of_daemon(), counted, gate }
     }
 
     /// Counts the call, or refuses it.
@@ -339,6 +346,9 @@ where
         }
         let time = CallTime::of(request.headers(), call.started);
         request.extensions_mut().insert(time);
+        let connection = request.extensions().get::<ConnectionInfo>().map(|info| info.leaving.clone());
+        let leaving = Leaving { connection, daemon: self.layer.leaving.clone() };
+        let path = request.uri().path().to_owned();
         let answer = self.inner.call(self.layer.arrivals.bounded(request)).instrument(call.span.clone());
         Box::pin(async move {
             // A panic ends this call only, and its client is told so. No state of the call outlives it; what the rooms
@@ -346,6 +356,10 @@ where
             let response = match AssertUnwindSafe(answer).catch_unwind().await {
                 Ok(answer) => status::with_reason(answer?),
                 Err(_) => status::panicked().into_http(),
+            };
+            let response = match call.method.streams {
+                true => leaving.stream(response),
+                false => leaving.whole(response, &path).await,
             };
             // An error without a body has its code in the headers.
             call.note_code(response.headers());

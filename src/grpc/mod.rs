@@ -9,16 +9,18 @@
 //! ```
 //!
 //! Read [`lock`], [`queue`], [`kv`] and [`cluster`] for the handlers, [`convert`] for what is checked, [`status`] for errors and
-//! [`layers`] for what every call goes through; [`connections`] and [`arrival`] bound what clients can take up before that. Nothing here decides anything about locks, queues or keys.
+//! [`layers`] for what every call goes through; [`connections`] and [`arrival`] bound what clients can take up before that, and [`leaving`] after it. Nothing here decides anything about locks, queues or keys.
 
 pub mod access;
 pub mod arrival;
+pub mod bytes_gauge;
 pub mod cluster;
 pub mod connections;
 pub mod convert;
 mod handshakes;
 pub mod kv;
 pub mod layers;
+pub mod leaving;
 pub mod lock;
 pub mod opening;
 pub mod queue;

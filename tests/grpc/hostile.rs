@@ -19,7 +19,7 @@ const GET_LOCK: &str = "/majority.v1.LockService/GetLock";
 const CONSUME: &str = "/majority.v1.QueueService/Consume";
 
 /// Somebody who behaves is served, on a connection of their own.
-async fn others_are_served(served: &Served) {
+pub async fn others_are_served(served: &Served) {
     get(&mut served.client().await, "orders").await;
 }
 
@@ -32,7 +32,7 @@ async fn by_hand(served: &Served) -> SendRequest<Bytes> {
 }
 
 /// Begins a call; what is sent goes out as it is, and the request stays open unless told otherwise.
-async fn begin(
+pub async fn begin(
     sender: &SendRequest<Bytes>,
     path: &str,
     headers: &[(&'static str, &'static str)],
@@ -52,7 +52,7 @@ async fn begin(
 }
 
 /// The status of an answer, in its headers or after its body.
-async fn status_of(answer: ResponseFuture) -> Status {
+pub async fn status_of(answer: ResponseFuture) -> Status {
     let answer = within(answer).await.unwrap();
     if let Some(status) = Status::from_header_map(answer.headers()) {
         return status;

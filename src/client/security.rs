@@ -91,7 +91,7 @@ fn told(Unfit { part, rule }: &Unfit) -> String {
     let part = match part {
         Part::Certificate => "the certificate",
         Part::Key => "the key",
-        Part::Authorities => "authorities",
+        Part::Authorities | Part::Revoked => "authorities",
     };
     format!("{part} {rule}")
 }

@@ -261,6 +261,8 @@ pub struct GrpcTls {
     pub key_file: Option<PathBuf>,
     /// Certificates (PEM) that sign those of clients, which are asked for if this is set.
     pub client_ca_file: Option<PathBuf>,
+    /// Lists (PEM) of revoked certificates of clients.
+    pub client_crl_file: Option<PathBuf>,
     /// Whether a client has to have one then.
     pub client_auth: ClientAuth,
 }

@@ -198,6 +198,11 @@ fn check_grpc_tls(found: &mut Found, tls: &GrpcTls) {
     {
         found.push("grpc.tls.client_ca_file", quoted(path.display()), "needs grpc.tls.cert_file");
     }
+    if let Some(path) = &tls.client_crl_file
+        && tls.client_ca_file.is_none()
+    {
+        found.push("grpc.tls.client_crl_file", quoted(path.display()), "needs grpc.tls.client_ca_file");
+    }
     if tls.client_auth == ClientAuth::Optional && tls.client_ca_file.is_none() {
         let rule = "needs grpc.tls.client_ca_file, without which no client is asked for a certificate";
         found.push("grpc.tls.client_auth", quoted("optional"), rule);
@@ -356,6 +361,11 @@ mod tests {
                 |s| s.grpc.tls.client_ca_file = Some("/x".into()),
                 "grpc.tls.client_ca_file",
                 "grpc.tls.cert_file",
+            ),
+            (
+                |s| s.grpc.tls.client_crl_file = Some("/x".into()),
+                "grpc.tls.client_crl_file = \"/x\"",
+                "grpc.tls.client_ca_file",
             ),
             (
                 |s| s.grpc.tls.client_auth = ClientAuth::Optional,

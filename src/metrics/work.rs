@@ -74,6 +74,9 @@ fn write_door(page: &mut Page<'_>, door: &DoorMeter) -> fmt::Result {
     let expiry = door.expiry().map(|expiry| (Labels::new(), expiry as f64));
     let help = "When the first certificate of the chain that clients are shown expires, in Unix time.";
     page.gauges("majorityd_tls_certificate_expiry_seconds", help, expiry)?;
+    let until = door.revoked_until().map(|until| (Labels::new(), until as f64));
+    let help = "When the first list of revoked certificates should have been replaced, in Unix time.";
+    page.gauges("majorityd_tls_revocation_list_expiry_seconds", help, until)?;
     let files = [("certificate", &door.certificate), ("access", &door.access)];
     let reloads = files.iter().flat_map(|(what, file)| {
         [("done", &file.reloaded), ("failed", &file.failed)]

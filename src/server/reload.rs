@@ -105,16 +105,21 @@ fn certificate(
 ) -> Option<(Vec<PathBuf>, Make<tls::Server>)> {
     let mut paths = vec![tls.cert_file.clone()?, tls.key_file.clone()?];
     paths.extend(tls.client_ca_file.clone());
+    // Settings that were validated have no such list without authorities.
+    paths.extend(tls.client_crl_file.clone());
     let required = tls.client_auth == ClientAuth::Required;
     let of_part = paths.clone();
     let make = move |texts: &[Vec<u8>], first: bool| {
-        let [certificate, key, authorities @ ..] = texts else { return Err("files are missing".to_owned()) };
-        let made = tls::server(certificate, key, authorities.first().map(Vec::as_slice), required);
+        let [certificate, key, of_clients @ ..] = texts else { return Err("files are missing".to_owned()) };
+        let revoked = of_clients.get(1).map(Vec::as_slice);
+        let clients = of_clients.first().map(|authorities| tls::Clients { authorities, revoked, required });
+        let made = tls::server(certificate, key, clients);
         let made = made.map_err(|unfit| {
             let path = |part| match part {
                 tls::Part::Certificate => &of_part[0],
                 tls::Part::Key => &of_part[1],
-                tls::Part::Authorities => of_part.last().unwrap_or(&of_part[0]),
+                tls::Part::Authorities => &of_part[2],
+                tls::Part::Revoked => &of_part[3],
             };
             let told = unfit.iter().map(|unfit| format!("{} {}", path(unfit.part).display(), unfit.rule));
             told.collect::<Vec<_>>().join("; ")
@@ -132,7 +137,13 @@ fn certificate(
             let days = left / 86_400;
             tracing::warn!(days, "the certificate that clients are shown expires soon (grpc.tls.cert_file)");
         }
+        if made.revoked_until_unix_s.is_some_and(|until| until < now_s) {
+            tracing::warn!(
+                "a list of revoked certificates should have been replaced by now (grpc.tls.client_crl_file): it is used as it is"
+            );
+        }
         calls.door.set_expiry(made.expires_unix_s);
+        calls.door.set_revoked_until(made.revoked_until_unix_s);
         Ok(Arc::new(made))
     };
     Some((paths, Box::new(make)))

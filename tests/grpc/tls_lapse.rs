@@ -137,3 +137,35 @@ async fn calls_end_when_the_authority_of_their_certificate_goes() {
     calls.lapse("is of an authority that is not trusted any more").await;
     is_left(&mut other).await;
 }
+
+/// In a handshake, and under a connection. Where there are lists, an authority without one lets nobody in.
+#[tokio::test]
+async fn calls_end_when_their_certificate_is_revoked() {
+    let (ours, clients, others) =
+        (Authority::new("ours"), Authority::new("clients"), Authority::new("others"));
+    let mut secured = Secured::new(&ours.server()).asking(&clients, ClientAuth::Required);
+    let pem = [&*clients.pem, &others.pem].concat();
+    std::fs::write(secured.folder.path().join("clients.crt"), pem).unwrap();
+    let list = secured.folder.path().join("clients.crl");
+    std::fs::write(&list, clients.revoking(&[1])).unwrap();
+    secured.cluster.settings.grpc.tls.client_crl_file = Some(list.clone());
+    let served = secured.cluster.daemon().await;
+    let [first, second, third] = [1, 2, 3].map(|number| clients.numbered_client(NAMES, number));
+    gets_in(&served, &ours, Some(&first)).await.unwrap_err();
+    gets_in(&served, &ours, Some(&others.client(NAMES))).await.unwrap_err();
+    let mut other = LockServiceClient::new(connect(&served, &ours, Some(&third)).await.unwrap());
+    let calls = Calls::start(&served, &ours, &second, &mut other).await.unwrap();
+    let now = Scrape::of(&served).await;
+    assert_eq!(now.sum("majorityd_tls_revocation_list_expiry_seconds", &[]), 4_102_444_800.0, "2100-01-01");
+
+    std::fs::write(&list, clients.revoking(&[1, 2])).unwrap();
+    calls.lapse("has been revoked").await;
+    gets_in(&served, &ours, Some(&second)).await.unwrap_err();
+    gets_in(&served, &ours, Some(&third)).await.unwrap();
+    is_left(&mut other).await;
+
+    std::fs::write(&list, [clients.revoking(&[1, 2]), others.revoking(&[])].concat()).unwrap();
+    let done = [("what", "certificate"), ("outcome", "done")];
+    scraped(&served, |now| now.sum("majorityd_reloads_total", &done) == 2.0).await;
+    gets_in(&served, &ours, Some(&others.client(NAMES))).await.unwrap();
+}

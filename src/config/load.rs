@@ -338,6 +338,12 @@ fn try_files(settings: &Settings) -> Vec<Problem> {
         ["nodes.tls.cert_file", "nodes.tls.key_file", "nodes.tls.ca_file"],
         [&nodes.cert_file, &nodes.key_file, &nodes.ca_file],
     );
+    let path = settings.tracing.ca_file.as_deref();
+    if let (Some(path), Some(text)) = (path, files.read("tracing.ca_file", path))
+        && let Err(Unfit { rule, .. }) = tls::roots(&text)
+    {
+        files.push("tracing.ca_file", path, rule);
+    }
     let path = settings.access.file.as_deref();
     if let (Some(path), Some(text)) = (path, files.read("access.file", path)) {
         match String::from_utf8(text) {
@@ -595,6 +601,8 @@ mod tests {
                 ("nodes.tls.cert_file", &empty),
                 ("nodes.tls.key_file", "/nonexistent/key"),
                 ("nodes.tls.ca_file", &key),
+                ("tracing.otlp_endpoint", "https://a:1"),
+                ("tracing.ca_file", &empty),
                 ("access.file", &rules),
             ],
         )
@@ -606,13 +614,14 @@ mod tests {
             ("nodes.tls.cert_file", "must have a certificate"),
             ("nodes.tls.key_file", "must be a file that can be read"),
             ("nodes.tls.ca_file", "must have a certificate"),
+            ("tracing.ca_file", "must have a certificate"),
             ("access.file", "name must have"),
             ("access.file", "must have token_sha256"),
         ] {
             let found = problems.iter().filter(|line| line.starts_with(setting) && line.contains(rule));
             assert_eq!(found.count(), 1, "{setting} {rule}: {problems:#?}");
         }
-        assert_eq!(problems.len(), 8, "{problems:#?}");
+        assert_eq!(problems.len(), 9, "{problems:#?}");
         let good = [
             ("grpc.tls.cert_file", &*certificate),
             ("grpc.tls.key_file", &key),
@@ -632,6 +641,7 @@ mod tests {
             "grpc.tls.key_file",
             "grpc.tls.client_ca_file",
             "grpc.tls.client_crl_file",
+            "tracing.ca_file",
             "access.file",
         ];
         for setting in settings {

@@ -492,8 +492,10 @@ impl Default for Log {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tracing {
-    /// Where spans are sent, by OTLP over gRPC: `http://host:port`. `None` for nowhere.
+    /// Where spans are sent, by OTLP over gRPC: `http://host:port` or `https://host:port`. `None` for nowhere.
     pub otlp_endpoint: Option<String>,
+    /// Certificates (PEM) that sign the collector's; those of the machine unless set.
+    pub ca_file: Option<PathBuf>,
     /// How many of the calls are traced whose client does not say whether they are.
     pub sample_ratio: Ratio,
     /// What the daemons are called there.
@@ -502,7 +504,12 @@ pub struct Tracing {
 
 impl Default for Tracing {
     fn default() -> Self {
-        Self { otlp_endpoint: None, sample_ratio: Ratio(1.0), service_name: "majorityd".into() }
+        Self {
+            otlp_endpoint: None,
+            ca_file: None,
+            sample_ratio: Ratio(1.0),
+            service_name: "majorityd".into(),
+        }
     }
 }
 

@@ -380,7 +380,8 @@ struct Call {
 }
 
 impl Call {
-    /// Only the method, the peer and, once it is known, the identity are in the span: requests may hold secrets.
+    /// Only the method, the peer and, once they are known, the identity and in traces the names are in the span: requests hold
+    /// secrets.
     fn start(request: &Request<Body>, layer: &CallLayer) -> Self {
         let peer = request.extensions().get::<ConnectionInfo>().and_then(|info| info.peer);
         let (clock, method) = (layer.clock.clone(), layer.counted.at(request.uri().path()).clone());
@@ -439,6 +440,11 @@ fn traced(request: &Request<Body>, method: &MethodMeter, peer: Option<SocketAddr
         method = name,
         peer = peer.map(tracing::field::display),
         identity = tracing::field::Empty,
+        lock = tracing::field::Empty,
+        queue = tracing::field::Empty,
+        key = tracing::field::Empty,
+        prefix = tracing::field::Empty,
+        names = tracing::field::Empty,
         code = tracing::field::Empty,
     );
     telemetry::follow(&span, |name| request.headers().get(name)?.to_str().ok());

@@ -5,6 +5,7 @@
 //! the rules change or the certificate of the connection lapses, and end when they would not be let in any more.
 
 pub mod names;
+mod traced;
 
 use std::fmt;
 use std::pin::pin;
@@ -23,7 +24,7 @@ use super::layers::ConnectionInfo;
 use super::shown::Shown;
 use super::status;
 use crate::access::methods::{self, Entrance};
-use crate::access::{Credentials, Identity, Need, Refusal, Rules, token};
+use crate::access::{Credentials, Identity, Need, Refusal, Rules, Service, token};
 use crate::meter::calls::Calls;
 
 /// Lets calls in. Without rules, all of them.
@@ -40,6 +41,8 @@ pub struct Caller {
     known: Option<Known>,
     /// The certificate of its connection.
     shown: Option<Shown>,
+    /// Of what the method is.
+    service: Option<Service>,
     gate: Gate,
 }
 
@@ -82,9 +85,13 @@ impl Gate {
         if let Some(refusal) = shown.as_ref().and_then(Shown::refusal) {
             return Err(refusal.into());
         }
-        let caller = |known| Ok(Caller { known, shown: shown.clone(), gate: self.clone() });
-        let Some(rules) = &self.rules else { return caller(None) };
         let entrance = methods::entrance(request.uri().path());
+        let service = match entrance {
+            Some(Entrance::Needs(need)) => Some(need.service),
+            Some(Entrance::Open | Entrance::Reflection) | None => None,
+        };
+        let caller = |known| Ok(Caller { known, shown: shown.clone(), service, gate: self.clone() });
+        let Some(rules) = &self.rules else { return caller(None) };
         if entrance == Some(Entrance::Open) {
             return caller(None);
         }
@@ -173,13 +180,15 @@ impl Caller {
         self.known.as_ref().map(|known| known.identity.name.as_str())
     }
 
-    /// Whether the request may have all that it names.
+    /// Whether the request may have all that it names. A trace of the call is told the names.
     ///
     /// # Errors
     /// The refusal as the client gets it.
     pub fn permit(&self, request: &impl Named) -> Result<(), Status> {
+        let asks = request.asks();
+        traced::record(self.service, &asks);
         let Some(Known { identity, need, .. }) = &self.known else { return Ok(()) };
-        ask(identity, *need, &request.asks()).map_err(|refusal| self.gate.refused(&refusal.into()))
+        ask(identity, *need, &asks).map_err(|refusal| self.gate.refused(&refusal.into()))
     }
 
     /// Completes when the call would not be let in any more. `None` where that can't be.
@@ -187,7 +196,7 @@ impl Caller {
         &self,
         request: N,
     ) -> Option<impl Future<Output = Status> + Send + use<N>> {
-        let Self { known, shown, gate } = self.clone();
+        let Self { known, shown, gate, .. } = self.clone();
         if known.is_none() && shown.is_none() {
             return None;
         }

@@ -200,7 +200,7 @@ pub fn revocations(pem: &[u8]) -> Result<Revocations, Unfit> {
     let mut until_unix_s = u64::MAX;
     for list in &lists {
         let parsed = CertificateList::from_der(list)
-            .map_err(|error| of(format!("has something that is no list of X.509: {error}")))?;
+            .map_err(|error| of(format!("has something that is no list of X.509, version 2: {error}")))?;
         let next = parsed.tbs_cert_list.next_update;
         until_unix_s = until_unix_s.min(next.map_or(u64::MAX, |next| next.to_unix_duration().as_secs()));
     }

@@ -85,6 +85,12 @@ pub const ARRIVING_SMALL_BYTES: usize = 4 << 10;
 pub const ARRIVING_BYTES_PER_CONNECTION_MAX: usize = 128 << 20;
 /// Bytes of requests that are on their way to one daemon.
 pub const ARRIVING_BYTES_MAX: usize = 512 << 20;
+/// An answer up to this size, in bytes, is not counted while it waits to be read.
+pub const LEAVING_SMALL_BYTES: usize = 4 << 10;
+/// What answers that wait to be read take up on one connection, in bytes: those to some sixty calls for the largest values.
+pub const LEAVING_BYTES_PER_CONNECTION_MAX: usize = 128 << 20;
+/// What such answers take up in one daemon, in bytes.
+pub const LEAVING_BYTES_MAX: usize = 512 << 20;
 /// Default of the waiters that one daemon keeps for one lock, and for one queue.
 pub const WAITERS_PER_NAME_MAX: usize = 4_096;
 /// Default of the waiters that one daemon keeps in all.

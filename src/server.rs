@@ -399,6 +399,7 @@ pub async fn run(
     let tcp = TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;
     let unix = settings.grpc.unix_socket.as_deref().map(listen_unix).transpose()?;
     let http = listen_http(settings.http.listen).await?;
+    let http_address = http.as_ref().and_then(|listener| listener.local_addr().ok());
     let calls = Arc::new(grpc::calls());
     let door = reload::start(&settings, &runtime, &calls).await?;
     let daemon = match nodes {
@@ -428,7 +429,7 @@ pub async fn run(
         calls,
         tls: door.tls,
         access: door.access,
-        settings: grpc_settings(&settings),
+        settings: grpc::Settings { operators: http_address, ..grpc_settings(&settings) },
     };
     let locks = services.locks.clone();
     let clock = services.runtime.clock.clone();

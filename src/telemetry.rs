@@ -2,7 +2,7 @@
 //!
 //! Events go to stderr, so that stdout stays with the commands' own output. Spans go to a collector by OTLP, if there is one: that
 //! of a call, that of a round which changes something for it, and one for each node that is asked. A round serves many calls at
-//! a time: it is a child of the first, and linked to the others. Nothing that a request carries is in any of them.
+//! a time: it is a child of the first, and linked to the others. Of what a request carries, the names are in the span of its call.
 
 use std::io::IsTerminal;
 use std::marker::PhantomData;
@@ -12,7 +12,8 @@ use std::time::Duration;
 use opentelemetry::KeyValue;
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
 use opentelemetry::trace::{TraceContextExt, TracerProvider};
-use opentelemetry_otlp::{SpanExporter, WithExportConfig};
+use opentelemetry_otlp::tonic_types::transport::{Certificate, ClientTlsConfig};
+use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider};
@@ -33,6 +34,14 @@ pub mod field {
     pub const ADDRESS: &str = "address";
     /// The name of a lock.
     pub const LOCK: &str = "lock";
+    /// The name of a queue.
+    pub const QUEUE: &str = "queue";
+    /// A key.
+    pub const KEY: &str = "key";
+    /// What names start with, of a list or a watch.
+    pub const PREFIX: &str = "prefix";
+    /// How many names a request has.
+    pub const NAMES: &str = "names";
     /// The owner of a lease.
     pub const OWNER: &str = "owner";
     /// A fencing token.
@@ -80,6 +89,9 @@ pub enum TelemetryError {
     /// The endpoint is none. Settings that were validated have a good one.
     #[error("tracing.otlp_endpoint can't be used")]
     Endpoint(#[source] opentelemetry_otlp::ExporterBuildError),
+    /// The authorities can't be read any more.
+    #[error("tracing.ca_file can't be read")]
+    Authorities(#[source] std::io::Error),
     /// Something in this process did it before.
     #[error("the log was set up already")]
     Twice(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -136,12 +148,19 @@ pub fn init(log: &Log, traces: &Tracing) -> Result<Telemetry, TelemetryError> {
 }
 
 fn provider(endpoint: &str, traces: &Tracing) -> Result<SdkTracerProvider, TelemetryError> {
-    let exporter = SpanExporter::builder()
-        .with_tonic()
-        .with_endpoint(endpoint)
-        .with_timeout(EXPORT_TIMEOUT)
-        .build()
-        .map_err(TelemetryError::Endpoint)?;
+    let mut exporter =
+        SpanExporter::builder().with_tonic().with_endpoint(endpoint).with_timeout(EXPORT_TIMEOUT);
+    if endpoint.starts_with("https://") {
+        let trusted = ClientTlsConfig::new();
+        exporter = exporter.with_tls_config(match &traces.ca_file {
+            Some(file) => {
+                let pem = std::fs::read(file).map_err(TelemetryError::Authorities)?;
+                trusted.ca_certificate(Certificate::from_pem(pem))
+            }
+            None => trusted.with_enabled_roots(),
+        });
+    }
+    let exporter = exporter.build().map_err(TelemetryError::Endpoint)?;
     // It has a thread of its own, and takes what there is room for.
     let batches = BatchConfigBuilder::default()
         .with_max_queue_size(SPANS_WAITING_MAX)

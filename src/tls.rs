@@ -5,14 +5,17 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{Error, InconsistentKeys, RootCertStore, ServerConfig};
 use x509_cert::Certificate;
+use x509_cert::crl::CertificateList;
 use x509_cert::der::Decode;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
@@ -52,6 +55,8 @@ pub enum Part {
     Key,
     /// Who signs the certificates of the other side.
     Authorities,
+    /// Which of those are revoked.
+    Revoked,
 }
 
 /// One thing that is wrong, as the rest of a sentence that starts with the file. Never has anything of a key in it.
@@ -69,6 +74,55 @@ pub struct Server {
     pub config: Arc<ServerConfig>,
     /// When the first certificate of the chain expires, in seconds of Unix time.
     pub expires_unix_s: u64,
+    /// When the first list of revoked certificates should have been replaced, in seconds of Unix time; `None` without a list.
+    pub revoked_until_unix_s: Option<u64>,
+    /// Who says whether a client's certificate is good; `None` where none is asked for.
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+}
+
+/// Who is let in by a certificate.
+#[derive(Clone, Copy)]
+pub struct Clients<'a> {
+    /// Who signs them.
+    pub authorities: &'a [u8],
+    /// Lists of those that are revoked, each signed by its authority. With any, every authority that signs must have one.
+    pub revoked: Option<&'a [u8]>,
+    /// Whether a client has to have one.
+    pub required: bool,
+}
+
+impl Server {
+    /// Until when a chain that a client has shown is good, in seconds of Unix time, if it would be taken now: when the first of it
+    /// expires, of those that have not.
+    ///
+    /// # Errors
+    /// Why it would not be, as the rest of a sentence that starts with the certificate.
+    pub fn vouches(
+        &self,
+        chain: &[CertificateDer<'static>],
+        now_unix: Duration,
+    ) -> Result<u64, &'static str> {
+        let (Some(clients), [shown, others @ ..]) = (&self.clients, chain) else { return Ok(u64::MAX) };
+        let verified = clients.verify_client_cert(shown, others, UnixTime::since_unix_epoch(now_unix));
+        verified.map_err(|error| lapse(&error))?;
+        let expiries = chain.iter().filter_map(|certificate| expiry(std::slice::from_ref(certificate)).ok());
+        Ok(expiries.filter(|expiry| *expiry >= now_unix.as_secs()).min().unwrap_or(u64::MAX))
+    }
+}
+
+fn lapse(error: &Error) -> &'static str {
+    use rustls::CertificateError::{
+        Expired, ExpiredContext, Revoked, UnknownIssuer, UnknownRevocationStatus,
+    };
+    match error {
+        Error::InvalidCertificate(Expired | ExpiredContext { .. }) => "has expired",
+        Error::InvalidCertificate(Revoked) => "has been revoked",
+        Error::InvalidCertificate(UnknownIssuer) => "is of an authority that is not trusted any more",
+        Error::InvalidCertificate(UnknownRevocationStatus) => {
+            "is of an authority that has no list of revoked certificates any more"
+        }
+        _ => "would not be taken in a handshake any more",
+    }
 }
 
 /// A certificate, its chain, and the key that fits it.
@@ -83,43 +137,84 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// For TLS 1.2 and 1.3 with HTTP/2. With `authorities`, clients must have a certificate that one of them signed, or, where
-/// `required` is false, none.
+/// For TLS 1.2 and 1.3 with HTTP/2. With `clients`, those are asked for a certificate.
 ///
 /// # Errors
 /// Everything that is wrong with any of the files.
-pub fn server(
-    certificate: &[u8],
-    key: &[u8],
-    authorities: Option<&[u8]>,
-    required: bool,
-) -> Result<Server, Vec<Unfit>> {
+pub fn server(certificate: &[u8], key: &[u8], clients: Option<Clients<'_>>) -> Result<Server, Vec<Unfit>> {
     let pair = pair(certificate, key);
-    let roots = authorities.map(roots).transpose();
-    let (pair, roots) = match (pair, roots) {
-        (Ok(pair), Ok(roots)) => (pair, roots),
-        (pair, roots) => {
-            return Err(pair.err().into_iter().flatten().chain(roots.err()).collect());
+    let verifier = clients.map(verifier).transpose();
+    let (pair, clients) = match (pair, verifier) {
+        (Ok(pair), Ok(clients)) => (pair, clients),
+        (pair, clients) => {
+            return Err([pair.err(), clients.err()].into_iter().flatten().flatten().collect());
         }
     };
     let expires_unix_s = expiry(&pair.chain).map_err(|rule| vec![unfit(Part::Certificate, rule)])?;
-    let config = config(pair, roots, required)?;
-    Ok(Server { config: Arc::new(config), expires_unix_s })
+    let (clients, revoked_until_unix_s) = clients.unzip();
+    let config = config(pair, clients.clone())?;
+    let revoked_until_unix_s = revoked_until_unix_s.flatten();
+    Ok(Server { config: Arc::new(config), expires_unix_s, revoked_until_unix_s, clients })
 }
 
-fn config(pair: Pair, roots: Option<RootCertStore>, required: bool) -> Result<ServerConfig, Vec<Unfit>> {
+type Verifier = (Arc<dyn ClientCertVerifier>, Option<u64>);
+
+fn verifier(clients: Clients<'_>) -> Result<Verifier, Vec<Unfit>> {
+    let roots = roots(clients.authorities);
+    let revoked = clients.revoked.map(revocations).transpose();
+    let (roots, revoked) = match (roots, revoked) {
+        (Ok(roots), Ok(revoked)) => (roots, revoked),
+        (roots, revoked) => return Err(roots.err().into_iter().chain(revoked.err()).collect()),
+    };
+    let (lists, until) =
+        revoked.map_or((Vec::new(), None), |Revocations { lists, until_unix_s }| (lists, Some(until_unix_s)));
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider()).with_crls(lists);
+    let verifier = if clients.required { verifier } else { verifier.allow_unauthenticated() };
+    match verifier.build() {
+        Ok(verifier) => Ok((verifier, until)),
+        Err(VerifierBuilderError::InvalidCrl(error)) => {
+            Err(vec![unfit(Part::Revoked, format!("has a list that can't be used: {error:?}"))])
+        }
+        Err(error) => Err(vec![unfit(Part::Authorities, error.to_string())]),
+    }
+}
+
+/// Lists of revoked certificates.
+pub struct Revocations {
+    lists: Vec<CertificateRevocationListDer<'static>>,
+    /// When the first of them should have been replaced, in seconds of Unix time.
+    until_unix_s: u64,
+}
+
+/// Lists of revoked certificates, as authorities publish them.
+///
+/// # Errors
+/// What is wrong with the file.
+pub fn revocations(pem: &[u8]) -> Result<Revocations, Unfit> {
+    let of = |rule: String| unfit(Part::Revoked, rule);
+    let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(pem).collect();
+    let lists = lists.map_err(|error| of(format!("must be lists in PEM: {}", in_words(&error))))?;
+    if lists.is_empty() {
+        return Err(of("must have a list in PEM (-----BEGIN X509 CRL-----)".to_owned()));
+    }
+    let mut until_unix_s = u64::MAX;
+    for list in &lists {
+        let parsed = CertificateList::from_der(list)
+            .map_err(|error| of(format!("has something that is no list of X.509, version 2: {error}")))?;
+        let next = parsed.tbs_cert_list.next_update;
+        until_unix_s = until_unix_s.min(next.map_or(u64::MAX, |next| next.to_unix_duration().as_secs()));
+    }
+    Ok(Revocations { lists, until_unix_s })
+}
+
+fn config(pair: Pair, clients: Option<Arc<dyn ClientCertVerifier>>) -> Result<ServerConfig, Vec<Unfit>> {
     let of = |part| move |error: &dyn fmt::Display| vec![unfit(part, error.to_string())];
     let builder = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|e| of(Part::Certificate)(&e))?;
-    let builder = match roots {
+    let builder = match clients {
         None => builder.with_no_client_auth(),
-        Some(roots) => {
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider());
-            let verifier = if required { verifier } else { verifier.allow_unauthenticated() };
-            let verifier = verifier.build().map_err(|e| of(Part::Authorities)(&e))?;
-            builder.with_client_cert_verifier(verifier)
-        }
+        Some(clients) => builder.with_client_cert_verifier(clients),
     };
     let mut config = builder.with_single_cert(pair.chain, pair.key).map_err(|e| of(Part::Certificate)(&e))?;
     config.alpn_protocols = vec![ALPN_H2.to_vec()];
@@ -248,16 +343,20 @@ mod tests {
         (made.cert.pem(), made.signing_key.serialize_pem())
     }
 
+    fn clients<'a>(authorities: &'a str, revoked: Option<&'a str>) -> Clients<'a> {
+        Clients { authorities: authorities.as_bytes(), revoked: revoked.map(str::as_bytes), required: true }
+    }
+
     fn refused(certificate: &str, key: &str, authorities: Option<&str>) -> Vec<(Part, String)> {
-        let made = server(certificate.as_bytes(), key.as_bytes(), authorities.map(str::as_bytes), true);
+        let clients = authorities.map(|authorities| clients(authorities, None));
+        let made = server(certificate.as_bytes(), key.as_bytes(), clients);
         made.err().unwrap().into_iter().map(|unfit| (unfit.part, unfit.rule)).collect()
     }
 
     #[test]
     fn a_certificate_and_its_key_make_a_server_that_resumes_nothing() {
         let (certificate, key) = made(&["a.example"]);
-        let made =
-            server(certificate.as_bytes(), key.as_bytes(), Some(certificate.as_bytes()), true).unwrap();
+        let made = server(certificate.as_bytes(), key.as_bytes(), Some(clients(&certificate, None))).unwrap();
         assert_eq!(made.config.alpn_protocols, [b"h2"]);
         assert_eq!(made.config.send_tls13_tickets, 0);
         // rcgen's end of time.
@@ -281,6 +380,19 @@ mod tests {
         assert!(!found[0].1.contains(&key[40..50]), "{found:?}");
         let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         assert_eq!(parts(refused(broken, &key, Some(broken))), [Part::Certificate, Part::Authorities]);
+    }
+
+    #[test]
+    fn what_is_no_list_of_revoked_certificates_is_refused() {
+        let (certificate, key) = made(&["a.example"]);
+        let broken = "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n";
+        for (bad, rule) in
+            [("", "must have a list"), (&*certificate, "must have a list"), (broken, "no list of X.509")]
+        {
+            let clients = Some(clients(&certificate, Some(bad)));
+            let found = server(certificate.as_bytes(), key.as_bytes(), clients).err().unwrap();
+            assert!(found[0].part == Part::Revoked && found[0].rule.contains(rule), "{found:?}");
+        }
     }
 
     #[test]

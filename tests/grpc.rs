@@ -11,6 +11,9 @@ mod certificates;
 #[cfg(feature = "client")]
 #[path = "grpc/client.rs"]
 mod client;
+#[cfg(feature = "client")]
+#[path = "grpc/client_security.rs"]
+mod client_security;
 #[path = "grpc/cluster.rs"]
 mod cluster;
 #[path = "grpc/crowd.rs"]
@@ -51,3 +54,7 @@ mod refusals;
 mod stage;
 #[path = "grpc/tls.rs"]
 mod tls;
+#[path = "grpc/tls_lapse.rs"]
+mod tls_lapse;
+#[path = "grpc/unread.rs"]
+mod unread;

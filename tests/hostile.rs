@@ -14,8 +14,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use majorityd::limits::OPEN_FILES_SPARE;
+use majorityd::limits::{LEAVING_BYTES_MAX, OPEN_FILES_SPARE, VALUE_BYTES_MAX};
 use majorityd::proto::v1;
+use majorityd::proto::v1::kv_service_client::KvServiceClient;
 use majorityd::runtime::system::raise_open_files;
 use prost::Message;
 use raw_http2::*;
@@ -280,6 +281,48 @@ async fn raw_is_refused(raw: &mut Raw) -> bool {
         }
     })
     .await
+}
+
+/// Mechanism: answers are counted until they have been written, for each connection and for all of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_nobody_reads_take_bounded_memory() {
+    const CONNECTIONS: usize = 8;
+    const STREAMS: u32 = 200;
+    let servers = servers(3);
+    let daemon = patient_daemon(&servers, &[]).await;
+    let mut keys = KvServiceClient::connect(format!("http://{}", daemon.address)).await.unwrap();
+    let value = Some(v1::set_request::Content::Value(vec![7; VALUE_BYTES_MAX].into()));
+    let set = v1::SetRequest { key: "large".into(), content: value, ..Default::default() };
+    in_time("a value", keys.set(set)).await.unwrap();
+    let bystander = Bystander::of(&daemon).await;
+    let before = memory(&daemon);
+    let mut open = tokio::task::JoinSet::new();
+    let request = message(&v1::GetRequest { key: "large".into() }.encode_to_vec());
+    for _ in 0..CONNECTIONS {
+        let mut raw = Raw::open(daemon.address).await;
+        // SETTINGS_INITIAL_WINDOW_SIZE.
+        raw.send(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])).await;
+        let call = |stream| {
+            let head = frame(HEADERS, END_HEADERS, stream, &call_headers("/majority.v1.KvService/Get"));
+            [head, frame(DATA, END_STREAM, stream, &request)].concat()
+        };
+        let calls: Vec<u8> = (0..STREAMS).flat_map(|number| call(1 + 2 * number)).collect();
+        raw.send(&calls).await;
+        let mut answered = 0;
+        in_time("the heads of all answers", async {
+            while answered < STREAMS {
+                let frame = raw.next().await.expect("the connection stays");
+                answered += u32::from(frame.kind == HEADERS);
+            }
+        })
+        .await;
+        open.spawn(raw.stay());
+    }
+    bystander.leave().await;
+    let grown = memory(&daemon).saturating_sub(before);
+    println!("{CONNECTIONS} connections with {STREAMS} values unread: {} MiB more", grown / MIB);
+    // Without the bound it would be 1.6 GiB and more. Beside the answers there are values that are being read from the nodes.
+    assert!(grown < LEAVING_BYTES_MAX + 256 * MIB, "{} MiB", grown / MIB);
 }
 
 /// Mechanism: a failed accept is tried again, after a pause; nothing that has a descriptor loses it.

@@ -9,6 +9,8 @@ mod support;
 
 #[path = "redis/access.rs"]
 mod access;
+#[path = "support/certificates.rs"]
+mod certificates;
 #[path = "redis/clocks.rs"]
 mod clocks;
 #[path = "redis/command.rs"]

@@ -161,7 +161,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("http/", &["cluster", "metrics", "runtime"]),
     // It looks whether files can be used.
     ("config/", &["access", "limits", "tls"]),
-    ("client/", &["proto", "runtime"]),
+    ("client/", &["proto", "runtime", "tls"]),
     ("telemetry.rs", &["config"]),
     ("proto.rs", &[]),
     (
@@ -190,7 +190,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("sd_notify", &["server/supervisor.rs"]),
     ("tokio_stream", &["grpc/", "server.rs", "client/"]),
     ("fred", &["node/redis"]),
-    ("rustls", &["tls.rs", "grpc/", "server/reload.rs"]),
+    ("rustls", &["tls.rs", "grpc/"]),
     ("tokio_rustls", &["grpc/", "node/redis/certificate.rs"]),
     ("x509_cert", &["tls.rs", "node/redis/certificate.rs"]),
     ("ring", &["access/token.rs", "server/reload.rs"]),
@@ -207,7 +207,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("http", &["grpc/", "http/", "server.rs"]),
     ("hyper", &["http/"]),
     ("hyper_util", &["http/"]),
-    ("http_body_util", &["http/"]),
+    ("http_body_util", &["http/", "grpc/leaving.rs"]),
     ("prometheus_client", &["metrics/"]),
     ("tower", &["grpc/"]),
     ("hdrhistogram", &["load/"]),

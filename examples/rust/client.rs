@@ -1,26 +1,39 @@
 //! A lock and a queue's worker with the client of this crate (feature `client`), to be copied and changed:
 //!
 //! `cargo run --features client --example client -- [ENDPOINT…]`, by default against `majorityd dev`
+//!
+//! `MAJORITYD_TLS_CA`, `MAJORITYD_TLS_CERT`, `MAJORITYD_TLS_KEY` and `MAJORITYD_TOKEN_FILE` name files, as for the commands.
 
 use std::time::Duration;
 
-use majorityd::client::{Client, ClientError, LockOptions, Refused};
+use majorityd::client::{Client, ClientCertificate, ClientError, LockOptions, Refused, Security};
 use majorityd::proto::v1;
 
 #[tokio::main]
-async fn main() -> Result<(), ClientError> {
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut endpoints: Vec<String> = std::env::args().skip(1).collect();
     if endpoints.is_empty() {
         endpoints.push("http://127.0.0.1:7480".to_owned());
     }
-    run(endpoints).await
+    let client = Client::secured(endpoints, &security()?)?;
+    Ok(run(&client).await?)
+}
+
+/// What the files say that the environment names.
+fn security() -> Result<Security, std::io::Error> {
+    let file = |variable: &str| std::env::var_os(variable).map(std::fs::read).transpose();
+    let certificate = match (file("MAJORITYD_TLS_CERT")?, file("MAJORITYD_TLS_KEY")?) {
+        (Some(chain), Some(key)) => Some(ClientCertificate { chain, key }),
+        _ => None,
+    };
+    let token = file("MAJORITYD_TOKEN_FILE")?.map(|text| String::from_utf8_lossy(&text).trim().to_owned());
+    Ok(Security { authorities: file("MAJORITYD_TLS_CA")?, certificate, token, ..Security::default() })
 }
 
 /// Both, one after the other.
-pub async fn run(endpoints: Vec<String>) -> Result<(), ClientError> {
-    let client = Client::new(endpoints)?;
-    nightly(&client).await?;
-    mail(&client).await
+pub async fn run(client: &Client) -> Result<(), ClientError> {
+    nightly(client).await?;
+    mail(client).await
 }
 
 /// Only one of all processes does this at a time.

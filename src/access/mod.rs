@@ -188,6 +188,12 @@ pub enum Refusal {
         /// Its names with commas.
         names: String,
     },
+    /// The connection's certificate was good when it came.
+    #[error("the client certificate of this connection {why}: connect again with a good one")]
+    CertificateLapsed {
+        /// The rest of a sentence that starts with the certificate.
+        why: &'static str,
+    },
     /// Known, and not allowed.
     #[error("{}", denied(.identity, *.need, .asked.as_ref()))]
     Denied {

@@ -8,7 +8,7 @@ use futures::future;
 use tokio::sync::{oneshot, watch};
 use tonic::{Code, Request, Status, Streaming};
 
-use super::{Client, ClientError, from_proto, is_elsewhere, to_proto};
+use super::{Client, ClientError, Connection, from_proto, is_elsewhere, to_proto};
 use crate::proto::v1;
 use crate::proto::v1::hold_response::Event;
 use crate::proto::v1::lock_service_client::LockServiceClient;
@@ -107,7 +107,7 @@ impl Client {
         };
         let mut turn = 0;
         let (stream, lease) = loop {
-            match begin(&mut LockServiceClient::new(self.channel(turn)), asked.clone()).await {
+            match begin(&mut LockServiceClient::new(self.connection(turn)), asked.clone()).await {
                 Ok(begun) => break begun,
                 Err(ClientError::Call(status))
                     if is_elsewhere(&status) && turn + 1 < ROUNDS * self.channels.len() =>
@@ -136,7 +136,7 @@ impl Client {
 }
 
 async fn begin(
-    locks: &mut LockServiceClient<tonic::transport::Channel>,
+    locks: &mut LockServiceClient<Connection>,
     asked: v1::HoldRequest,
 ) -> Result<(Streaming<v1::HoldResponse>, v1::Lease), ClientError> {
     let mut stream = locks.hold(asked).await?.into_inner();
@@ -217,7 +217,7 @@ impl Keeper {
         });
         let ttl = from_proto(self.lease.ttl);
         request.set_timeout(self.until.since(sent).min(ttl / EXTEND_AFTER));
-        let mut locks = LockServiceClient::new(self.client.channel(self.turn));
+        let mut locks = LockServiceClient::new(self.client.connection(self.turn));
         match locks.extend(request).await {
             Ok(answer) => {
                 let lease = answer.into_inner().lease.unwrap_or_default();
@@ -239,7 +239,7 @@ impl Keeper {
             let (name, lease_id) = (self.lease.name.clone(), self.lease.lease_id.clone());
             let mut request = Request::new(v1::ReleaseRequest { name, lease_id });
             request.set_timeout(self.until.since(self.client.runtime.clock.now()));
-            match LockServiceClient::new(self.client.channel(self.turn)).release(request).await {
+            match LockServiceClient::new(self.client.connection(self.turn)).release(request).await {
                 Ok(answer) => return answer.into_inner().released,
                 Err(status) if !is_elsewhere(&status) => return false,
                 Err(_) => {

@@ -93,7 +93,7 @@ impl Client {
         let open = Open { queue: queue.to_owned(), max_in_flight: Some(max as i32), lease_ttl: None };
         say(Command::Open(open));
         let stream = tokio_stream::wrappers::ReceiverStream::new(sent);
-        let mut events = QueueServiceClient::new(self.channel(turn)).consume(stream).await?.into_inner();
+        let mut events = QueueServiceClient::new(self.connection(turn)).consume(stream).await?.into_inner();
         let mut work = FuturesUnordered::new();
         let mut handles: HashMap<String, AbortHandle> = HashMap::new();
         // Items whose ack or nack has not been answered.

@@ -327,11 +327,23 @@ fn try_files(settings: &Settings) -> Vec<Problem> {
         ["grpc.tls.cert_file", "grpc.tls.key_file", "grpc.tls.client_ca_file"],
         [&grpc.cert_file, &grpc.key_file, &grpc.client_ca_file],
     );
+    let revoked = grpc.client_crl_file.as_deref();
+    if let (Some(path), Some(text)) = (revoked, files.read("grpc.tls.client_crl_file", revoked))
+        && let Err(Unfit { rule, .. }) = tls::revocations(&text)
+    {
+        files.push("grpc.tls.client_crl_file", path, rule);
+    }
     let nodes = &settings.nodes.tls;
     files.try_tls(
         ["nodes.tls.cert_file", "nodes.tls.key_file", "nodes.tls.ca_file"],
         [&nodes.cert_file, &nodes.key_file, &nodes.ca_file],
     );
+    let path = settings.tracing.ca_file.as_deref();
+    if let (Some(path), Some(text)) = (path, files.read("tracing.ca_file", path))
+        && let Err(Unfit { rule, .. }) = tls::roots(&text)
+    {
+        files.push("tracing.ca_file", path, rule);
+    }
     let path = settings.access.file.as_deref();
     if let (Some(path), Some(text)) = (path, files.read("access.file", path)) {
         match String::from_utf8(text) {
@@ -378,7 +390,7 @@ impl Tried {
             let (at, read) = match part {
                 Part::Certificate => (0, certificate.is_some()),
                 Part::Key => (1, key.is_some()),
-                Part::Authorities => (2, true),
+                Part::Authorities | Part::Revoked => (2, true),
             };
             // What is wrong with a file that is not there has been said.
             if let (Some(path), true) = (paths[at], read) {
@@ -585,9 +597,12 @@ mod tests {
                 ("grpc.tls.cert_file", &certificate),
                 ("grpc.tls.key_file", &other),
                 ("grpc.tls.client_ca_file", &empty),
+                ("grpc.tls.client_crl_file", &key),
                 ("nodes.tls.cert_file", &empty),
                 ("nodes.tls.key_file", "/nonexistent/key"),
                 ("nodes.tls.ca_file", &key),
+                ("tracing.otlp_endpoint", "https://a:1"),
+                ("tracing.ca_file", &empty),
                 ("access.file", &rules),
             ],
         )
@@ -595,16 +610,18 @@ mod tests {
         for (setting, rule) in [
             ("grpc.tls.key_file", "must be the key of the certificate"),
             ("grpc.tls.client_ca_file", "must have a certificate"),
+            ("grpc.tls.client_crl_file", "must have a list in PEM"),
             ("nodes.tls.cert_file", "must have a certificate"),
             ("nodes.tls.key_file", "must be a file that can be read"),
             ("nodes.tls.ca_file", "must have a certificate"),
+            ("tracing.ca_file", "must have a certificate"),
             ("access.file", "name must have"),
             ("access.file", "must have token_sha256"),
         ] {
             let found = problems.iter().filter(|line| line.starts_with(setting) && line.contains(rule));
             assert_eq!(found.count(), 1, "{setting} {rule}: {problems:#?}");
         }
-        assert_eq!(problems.len(), 7, "{problems:#?}");
+        assert_eq!(problems.len(), 9, "{problems:#?}");
         let good = [
             ("grpc.tls.cert_file", &*certificate),
             ("grpc.tls.key_file", &key),
@@ -623,6 +640,8 @@ mod tests {
             "grpc.tls.cert_file",
             "grpc.tls.key_file",
             "grpc.tls.client_ca_file",
+            "grpc.tls.client_crl_file",
+            "tracing.ca_file",
             "access.file",
         ];
         for setting in settings {

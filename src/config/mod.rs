@@ -261,6 +261,8 @@ pub struct GrpcTls {
     pub key_file: Option<PathBuf>,
     /// Certificates (PEM) that sign those of clients, which are asked for if this is set.
     pub client_ca_file: Option<PathBuf>,
+    /// Lists (PEM) of revoked certificates of clients.
+    pub client_crl_file: Option<PathBuf>,
     /// Whether a client has to have one then.
     pub client_auth: ClientAuth,
 }
@@ -490,8 +492,10 @@ impl Default for Log {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tracing {
-    /// Where spans are sent, by OTLP over gRPC: `http://host:port`. `None` for nowhere.
+    /// Where spans are sent, by OTLP over gRPC: `http://host:port` or `https://host:port`. `None` for nowhere.
     pub otlp_endpoint: Option<String>,
+    /// Certificates (PEM) that sign the collector's; those of the machine unless set.
+    pub ca_file: Option<PathBuf>,
     /// How many of the calls are traced whose client does not say whether they are.
     pub sample_ratio: Ratio,
     /// What the daemons are called there.
@@ -500,7 +504,12 @@ pub struct Tracing {
 
 impl Default for Tracing {
     fn default() -> Self {
-        Self { otlp_endpoint: None, sample_ratio: Ratio(1.0), service_name: "majorityd".into() }
+        Self {
+            otlp_endpoint: None,
+            ca_file: None,
+            sample_ratio: Ratio(1.0),
+            service_name: "majorityd".into(),
+        }
     }
 }
 

@@ -198,6 +198,11 @@ fn check_grpc_tls(found: &mut Found, tls: &GrpcTls) {
     {
         found.push("grpc.tls.client_ca_file", quoted(path.display()), "needs grpc.tls.cert_file");
     }
+    if let Some(path) = &tls.client_crl_file
+        && tls.client_ca_file.is_none()
+    {
+        found.push("grpc.tls.client_crl_file", quoted(path.display()), "needs grpc.tls.client_ca_file");
+    }
     if tls.client_auth == ClientAuth::Optional && tls.client_ca_file.is_none() {
         let rule = "needs grpc.tls.client_ca_file, without which no client is asked for a certificate";
         found.push("grpc.tls.client_auth", quoted("optional"), rule);
@@ -255,16 +260,23 @@ fn check_healing(found: &mut Found, healing: &Healing) {
 fn check_tracing(found: &mut Found, tracing: &Tracing) {
     if let Some(endpoint) = &tracing.otlp_endpoint {
         let good = url::Url::parse(endpoint).is_ok_and(|url| {
-            url.scheme() == "http"
+            matches!(url.scheme(), "http" | "https")
                 && url.host_str().is_some()
                 && url.password().is_none()
                 && url.username().is_empty()
         });
         if !good {
-            let rule = "must be http:// with a host and a port, such as http://127.0.0.1:4317: a collector on this machine or behind a \
-                        trusted network, because nothing is encrypted";
+            let rule = "must be https:// with a host and a port, such as https://collector.example:4317, or http:// for a collector on this \
+                        machine or behind a trusted network, because then nothing is encrypted";
             found.push("tracing.otlp_endpoint", None, rule);
         }
+    }
+    let is_encrypted =
+        tracing.otlp_endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("https://"));
+    if let Some(path) = &tracing.ca_file
+        && !is_encrypted
+    {
+        found.push("tracing.ca_file", quoted(path.display()), "needs tracing.otlp_endpoint with https://");
     }
     let ratio = tracing.sample_ratio.0;
     if !(0.0..=1.0).contains(&ratio) {
@@ -358,6 +370,11 @@ mod tests {
                 "grpc.tls.cert_file",
             ),
             (
+                |s| s.grpc.tls.client_crl_file = Some("/x".into()),
+                "grpc.tls.client_crl_file = \"/x\"",
+                "grpc.tls.client_ca_file",
+            ),
+            (
                 |s| s.grpc.tls.client_auth = ClientAuth::Optional,
                 "grpc.tls.client_auth = \"optional\"",
                 "grpc.tls.client_ca_file",
@@ -413,7 +430,12 @@ mod tests {
             (|s| s.keys.value_bytes_max = 0, "keys.value_bytes_max = 0", "from 1 to 16777216"),
             (|s| s.keys.value_bytes_max = (16 << 20) + 1, "keys.value_bytes_max = 16777217", "16777216"),
             (|s| s.keys.look_interval = Duration::ZERO, "keys.look_interval = \"0s\"", "100ms"),
-            (|s| s.tracing.otlp_endpoint = Some("https://a:1".into()), "tracing.otlp_endpoint: ", "http://"),
+            (|s| s.tracing.otlp_endpoint = Some("ftp://a:1".into()), "tracing.otlp_endpoint: ", "https://"),
+            (
+                |s| s.tracing.ca_file = Some("/x".into()),
+                "tracing.ca_file = \"/x\"",
+                "needs tracing.otlp_endpoint",
+            ),
             (
                 |s| s.tracing.otlp_endpoint = Some("http://me:hunter2@a:1".into()),
                 "tracing.otlp_endpoint: ",

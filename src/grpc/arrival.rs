@@ -8,7 +8,6 @@
 use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use http_body::{Frame, SizeHint};
 use tonic::Status;
 use tonic::body::Body;
 
+use super::bytes_gauge::{BytesGauge, Full, Taken};
 use super::layers::ConnectionInfo;
 use super::status;
 use crate::limits::{
@@ -29,51 +29,9 @@ use crate::runtime::{Clock, Moment};
 /// Whether it is compressed, and its length: what stands before each message of gRPC.
 const PREFIX_BYTES: usize = 5;
 
-/// Bytes of requests that are on their way.
-#[derive(Clone, Debug)]
-pub struct BytesGauge {
-    name: &'static str,
-    max: usize,
-    now: Arc<AtomicUsize>,
-}
-
-impl BytesGauge {
-    /// For one connection.
-    pub fn of_connection() -> Self {
-        Self {
-            name: "arriving_bytes_per_connection_max",
-            max: ARRIVING_BYTES_PER_CONNECTION_MAX,
-            now: Arc::default(),
-        }
-    }
-
-    /// For the whole daemon.
-    pub fn of_daemon() -> Self {
-        Self { name: "arriving_bytes_max", max: ARRIVING_BYTES_MAX, now: Arc::default() }
-    }
-
-    fn take(&self, bytes: usize) -> Result<Taken, Status> {
-        let taken = Taken { bytes, now: self.now.clone() };
-        let before = self.now.fetch_add(bytes, Ordering::Relaxed);
-        // One message always fits, however large messages may be.
-        match before == 0 || before.saturating_add(bytes) <= self.max {
-            true => Ok(taken),
-            false => Err(status::too_much_arriving(self.name, bytes, self.max)),
-        }
-    }
-}
-
-/// Given back when dropped.
-#[derive(Debug)]
-struct Taken {
-    bytes: usize,
-    now: Arc<AtomicUsize>,
-}
-
-impl Drop for Taken {
-    fn drop(&mut self) {
-        self.now.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
+/// For the requests of one connection.
+pub fn gauge_of_connection() -> BytesGauge {
+    BytesGauge::new("arriving_bytes_per_connection_max", ARRIVING_BYTES_PER_CONNECTION_MAX)
 }
 
 /// What all requests are held against.
@@ -89,7 +47,12 @@ pub struct Arrivals {
 impl Arrivals {
     /// `timeout` is for a whole request, and for each message of a stream once it has begun.
     pub fn new(clock: Arc<dyn Clock>, timeout: Duration, streaming: BTreeSet<String>) -> Self {
-        Self { clock, timeout, bytes: BytesGauge::of_daemon(), streaming: Arc::new(streaming) }
+        Self {
+            clock,
+            timeout,
+            bytes: BytesGauge::new("arriving_bytes_max", ARRIVING_BYTES_MAX),
+            streaming: Arc::new(streaming),
+        }
     }
 
     /// The same request, with a body that is bounded.
@@ -185,9 +148,9 @@ impl Arriving {
         while let Some(part) = self.messages.next(&mut bytes) {
             match part {
                 Part::Prefix(length) if length > SMALL_BYTES => {
-                    let taken: Result<Vec<_>, _> =
+                    let taken: Result<Vec<_>, Full> =
                         self.gauges.iter().map(|gauge| gauge.take(length)).collect();
-                    self.taken = taken?;
+                    self.taken = taken.map_err(|full| status::too_much_arriving(&full))?;
                 }
                 Part::Prefix(_) => {}
                 Part::End => self.taken.clear(),
@@ -262,19 +225,5 @@ mod tests {
         let mut messages = Messages::default();
         assert_eq!(parts(&mut messages, &[0, 0, 0, 0, 2, 1]), [Part::Prefix(2)]);
         assert!(!messages.is_between());
-    }
-
-    #[test]
-    fn bytes_are_given_back_and_one_message_always_fits() {
-        let gauge = BytesGauge { name: "x", max: 10, now: Arc::default() };
-        let large = gauge.take(11).unwrap();
-        assert_eq!(gauge.take(1).unwrap_err().code(), tonic::Code::ResourceExhausted);
-        drop(large);
-        let (first, second) = (gauge.take(4).unwrap(), gauge.take(6).unwrap());
-        assert!(gauge.take(1).is_err());
-        drop(first);
-        assert!(gauge.take(4).is_ok());
-        drop(second);
-        assert_eq!(gauge.now.load(Ordering::Relaxed), 0);
     }
 }

@@ -1,12 +1,8 @@
-//! Connections: how many there may be, and that each of them says in time that it speaks HTTP/2.
+//! Connections: how many there may be. That each of them says in time that it speaks HTTP/2 is seen to by [`Opening`].
 //!
 //! Past [`Connections::new`]'s bound a connection is accepted only to be told so, because one that is left to wait in the
 //! system's queue would look to its client like a daemon that hangs. What it is told is GOAWAY with ENHANCE_YOUR_CALM, which
 //! clients of gRPC answer by going elsewhere.
-//!
-//! A connection that is open and says nothing costs a file descriptor and nobody pings it yet: hyper begins with that after
-//! the preface. So the preface has a time of its own, and from then on the pings find out who is gone, or hangs half way in a
-//! frame, where no answer to a ping can be sent.
 
 use std::io;
 use std::pin::Pin;
@@ -15,16 +11,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::future::{self, BoxFuture};
+use futures::future;
 use futures::{FutureExt, Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::opening::Opening;
 use crate::meter::calls::Calls;
 use crate::runtime::Runtime;
 
-/// What a client sends first, in bytes (RFC 9113, section 3.4).
-const PREFACE_BYTES: usize = 24;
 /// Connections that are being told that there is no room. One more, and the connection is closed without a word.
 const REFUSALS_MAX: usize = 64;
 /// For how long a connection is told so at most.
@@ -43,13 +38,21 @@ pub struct Connections {
     /// The last that came found no place: what the log has been told.
     full: Arc<AtomicBool>,
     opening_timeout: Duration,
+    /// For who speaks HTTP/1.
+    http1_answer: Arc<[u8]>,
     runtime: Runtime,
     meter: Arc<Calls>,
 }
 
 impl Connections {
-    /// So many places, and so long until the preface of a connection must be there.
-    pub fn new(max: usize, opening_timeout: Duration, runtime: Runtime, meter: Arc<Calls>) -> Self {
+    /// So many places, so long until the preface of a connection must be there, and what is answered to HTTP/1.
+    pub fn new(
+        max: usize,
+        opening_timeout: Duration,
+        http1_answer: Arc<[u8]>,
+        runtime: Runtime,
+        meter: Arc<Calls>,
+    ) -> Self {
         let max = max.min(Semaphore::MAX_PERMITS);
         Self {
             places: Arc::new(Semaphore::new(max)),
@@ -57,6 +60,7 @@ impl Connections {
             refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
             full: Arc::default(),
             opening_timeout,
+            http1_answer,
             runtime,
             meter,
         }
@@ -100,11 +104,7 @@ impl Connections {
     pub fn opened_in_time<S>(&self, stream: S) -> Opening<S> {
         let clock = &self.runtime.clock;
         let timer = clock.sleep_until(clock.now() + self.opening_timeout);
-        Opening {
-            stream,
-            awaited: Some(Awaited { missing: PREFACE_BYTES, timer }),
-            meter: self.meter.clone(),
-        }
+        Opening::new(stream, timer, self.http1_answer.clone(), self.meter.clone())
     }
 
     fn refuse<S>(&self, plain: bool, stream: S)
@@ -172,79 +172,35 @@ impl<S: AsyncRead + Unpin> AsyncRead for Admitted<S> {
     }
 }
 
-/// A connection whose preface has to come in time.
-pub struct Opening<S> {
-    stream: S,
-    /// `None` once the preface is there.
-    awaited: Option<Awaited>,
-    meter: Arc<Calls>,
-}
-
-struct Awaited {
-    /// Bytes that have not come.
-    missing: usize,
-    timer: BoxFuture<'static, ()>,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Opening<S> {
-    fn poll_read(
+impl<S: AsyncWrite + Unpin> AsyncWrite for Admitted<S> {
+    fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut this.stream).poll_read(context, buffer);
-        let Some(awaited) = &mut this.awaited else { return polled };
-        awaited.missing = awaited.missing.saturating_sub(buffer.filled().len() - before);
-        if awaited.missing == 0 {
-            this.awaited = None;
-        } else if awaited.timer.as_mut().poll(context).is_ready() {
-            this.meter.connections.silent.one();
-            let error = io::Error::new(io::ErrorKind::TimedOut, "no HTTP/2 preface has come");
-            return Poll::Ready(Err(error));
-        }
-        polled
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 }
-
-/// Writes go straight through.
-macro_rules! write_through {
-    ($wrapper:ident) => {
-        impl<S: AsyncWrite + Unpin> AsyncWrite for $wrapper<S> {
-            fn poll_write(
-                mut self: Pin<&mut Self>,
-                context: &mut Context<'_>,
-                bytes: &[u8],
-            ) -> Poll<io::Result<usize>> {
-                Pin::new(&mut self.stream).poll_write(context, bytes)
-            }
-
-            fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-                Pin::new(&mut self.stream).poll_flush(context)
-            }
-
-            fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-                Pin::new(&mut self.stream).poll_shutdown(context)
-            }
-
-            fn poll_write_vectored(
-                mut self: Pin<&mut Self>,
-                context: &mut Context<'_>,
-                slices: &[io::IoSlice<'_>],
-            ) -> Poll<io::Result<usize>> {
-                Pin::new(&mut self.stream).poll_write_vectored(context, slices)
-            }
-
-            fn is_write_vectored(&self) -> bool {
-                self.stream.is_write_vectored()
-            }
-        }
-    };
-}
-
-write_through!(Admitted);
-write_through!(Opening);
 
 #[cfg(test)]
 mod tests {

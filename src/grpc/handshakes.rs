@@ -19,15 +19,16 @@ use futures::channel::{mpsc, oneshot};
 use futures::future::{self, Either};
 use futures::stream;
 use futures::{FutureExt, SinkExt, Stream, StreamExt};
-use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::connections::{Admitted, Connections, Opening};
+use super::connections::{Admitted, Connections};
 use super::layers::Connection;
+use super::opening::{Opening, PREFACE, is_http1};
+use super::shown;
 use crate::meter::calls::Calls;
 use crate::runtime::Runtime;
 use crate::tls;
@@ -43,8 +44,8 @@ const PLAINTEXT_READ_MAX: u64 = 1 << 20;
 /// What handshakes need.
 #[derive(Clone)]
 pub(super) struct Handshakes {
-    /// As it is at the moment when one begins.
-    pub(super) config: watch::Receiver<Arc<ServerConfig>>,
+    /// Who the daemon is and whom it lets in, as that is at the moment when one begins.
+    pub(super) server: watch::Receiver<Arc<tls::Server>>,
     /// What is counted.
     pub(super) calls: Arc<Calls>,
     /// Tasks and time.
@@ -57,6 +58,8 @@ pub(super) struct Handshakes {
     pub(super) handshakes_max: usize,
     /// How long each may take.
     pub(super) timeout: Duration,
+    /// For who speaks HTTP/1 without TLS.
+    pub(super) http1_answer: Arc<[u8]>,
 }
 
 /// What was accepted: a TCP connection, or something around one.
@@ -127,7 +130,7 @@ impl Handshakes {
         let clock = &self.runtime.clock;
         let timer = clock.sleep_until(clock.now() + self.timeout);
         let end = {
-            let shaken = std::pin::pin!(shake(stream, &self.config));
+            let shaken = std::pin::pin!(shake(stream, &self.server, &self.http1_answer));
             let given_up = future::select(displaced, timer);
             match future::select(shaken, given_up).await {
                 Either::Left((end, _)) => end,
@@ -157,37 +160,50 @@ impl Handshakes {
     }
 
     fn connection<S>(&self, stream: TlsStream<S>, peer: Option<SocketAddr>) -> Secured<S> {
-        let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-        let names = certificate.map(tls::names).unwrap_or_default();
+        let chain = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec);
         let stream = self.connections.opened_in_time(stream);
-        Connection::new(stream, peer, self.calls_max).with_certificate(names.into())
+        let connection = Connection::new(stream, peer, self.calls_max);
+        match chain {
+            Some(chain) => {
+                connection.with_certificate(shown::watch(chain, self.server.clone(), &self.runtime))
+            }
+            None => connection,
+        }
     }
 }
 
-async fn shake<S: Accepted>(mut stream: S, config: &watch::Receiver<Arc<ServerConfig>>) -> End<S> {
+async fn shake<S: Accepted>(
+    mut stream: S,
+    server: &watch::Receiver<Arc<tls::Server>>,
+    http1_answer: &[u8],
+) -> End<S> {
     let mut first = [0];
     match stream.tcp().peek(&mut first).await {
         Ok(1) if first == [TLS_RECORD] => {}
         Ok(1) => {
             // Whether it arrives is the client's luck.
-            let _ = refuse_plaintext(&mut stream, first[0]).await;
+            let _ = refuse_plaintext(&mut stream, first[0], http1_answer).await;
             return End::Plaintext;
         }
         Ok(_) => return End::Failed(io::ErrorKind::UnexpectedEof.into()),
         Err(error) => return End::Failed(error),
     }
-    let config = config.borrow().clone();
+    let config = server.borrow().config.clone();
     match TlsAcceptor::from(config).accept(stream).await {
         Ok(stream) => End::Done(Box::new(stream)),
         Err(error) => End::Failed(error),
     }
 }
 
-/// Tells a client that speaks HTTP/2 without TLS what is wrong, as the answer to its first call: to a GOAWAY alone some of them
-/// connect again at once, and say nothing of why. The few frames that this takes are written by hand (RFC 9113, RFC 7541).
-async fn refuse_plaintext(stream: &mut impl Accepted, first: u8) -> io::Result<()> {
-    if first == PREFACE[0] {
-        answer_plaintext(stream).await?;
+/// Tells a client that speaks HTTP without TLS what is wrong. One of HTTP/2 is told as the answer to its first call: to a GOAWAY
+/// alone some of them connect again at once, and say nothing of why. The few frames that this takes are written by hand
+/// (RFC 9113, RFC 7541).
+async fn refuse_plaintext(stream: &mut impl Accepted, first: u8, http1_answer: &[u8]) -> io::Result<()> {
+    if is_http1(first) {
+        match is_http2(stream).await? {
+            true => answer_plaintext(stream).await?,
+            false => stream.write_all(http1_answer).await?,
+        }
     }
     stream.shutdown().await?;
     // Closed with something unread, the connection would be reset, and the answer lost with it.
@@ -195,8 +211,16 @@ async fn refuse_plaintext(stream: &mut impl Accepted, first: u8) -> io::Result<(
     Ok(())
 }
 
-/// What a client of HTTP/2 begins with.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Reads the preface of HTTP/2, or as much as shows that it is none.
+async fn is_http2(stream: &mut impl Accepted) -> io::Result<bool> {
+    for byte in PREFACE {
+        if stream.read_u8().await? != *byte {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// The largest frame that a client may send which was told of no other size.
 const FRAME_BYTES_MAX: usize = 16_384;
 /// Frames of such a client that are read before its call.
@@ -206,11 +230,6 @@ const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
 
 async fn answer_plaintext(stream: &mut impl Accepted) -> io::Result<()> {
-    let mut preface = [0; PREFACE.len()];
-    stream.read_exact(&mut preface).await?;
-    if preface != PREFACE {
-        return Ok(());
-    }
     stream.write_all(&frame(SETTINGS, 0, 0, &[])).await?;
     for _ in 0..FRAMES_MAX {
         let mut head = [0; 9];

@@ -29,14 +29,16 @@ use tonic::transport::server::Connected;
 use tracing::Instrument;
 
 use super::access::{Caller, Gate};
-use super::arrival::{Arrivals, BytesGauge};
+use super::arrival::{self, Arrivals};
+use super::bytes_gauge::BytesGauge;
+use super::leaving::{self, Leaving};
+use super::shown::Shown;
 use super::status;
 use crate::limits;
 use crate::meter::calls::{CODES, Calls, MethodMeter};
 use crate::runtime::{Clock, Moment};
 use crate::telemetry;
 use crate::telemetry::field;
-use crate::tls::CertificateName;
 
 /// The most that an answer gets to travel to the client before the client's deadline.
 const MARGIN_MAX: Duration = Duration::from_millis(100);
@@ -150,44 +152,48 @@ impl Drop for Counted {
 pub struct ConnectionInfo {
     /// Who is at the other end, if it has an address.
     pub peer: Option<SocketAddr>,
-    /// What the client's certificate vouches for, if it has shown one.
-    pub certificate: Arc<[CertificateName]>,
+    /// The client's certificate, if it has shown one.
+    pub certificate: Option<Shown>,
     /// Calls in flight on this connection.
     pub calls: Gauge,
     /// Bytes of requests that are on their way on this connection.
     pub arriving: BytesGauge,
+    /// Bytes of answers that wait to be read on it.
+    pub leaving: BytesGauge,
 }
 
 #[cfg(test)]
 impl ConnectionInfo {
-    pub(super) fn testing(certificate: Arc<[CertificateName]>) -> Self {
+    pub(super) fn testing(certificate: Shown) -> Self {
         let calls = Gauge::new("calls_per_connection_max", 1);
-        Self { peer: None, certificate, calls, arriving: BytesGauge::of_connection() }
+        let (arriving, leaving) = (arrival::gauge_of_connection(), leaving::gauge_of_connection());
+        Self { peer: None, certificate: Some(certificate), calls, arriving, leaving }
     }
 }
 
 /// A connection that carries its own count of calls, and that lets others have their turn: what one of them sends without a
 /// pause would otherwise be worked off in one go, for as long as it comes.
-#[derive(Debug)]
 pub struct Connection<S> {
     stream: S,
     info: ConnectionInfo,
     /// Bytes that have been read since others had a turn.
     read_in_turn: usize,
+    /// Completes when the connection is to be closed, because of its certificate.
+    closing: Option<BoxFuture<'static, ()>>,
 }
 
 impl<S> Connection<S> {
     /// Around an accepted stream.
     pub fn new(stream: S, peer: Option<SocketAddr>, calls_max: usize) -> Self {
         let calls = Gauge::new("calls_per_connection_max", calls_max);
-        let arriving = BytesGauge::of_connection();
-        let info = ConnectionInfo { peer, certificate: Arc::default(), calls, arriving };
-        Self { stream, info, read_in_turn: 0 }
+        let (arriving, leaving) = (arrival::gauge_of_connection(), leaving::gauge_of_connection());
+        let info = ConnectionInfo { peer, certificate: None, calls, arriving, leaving };
+        Self { stream, info, read_in_turn: 0, closing: None }
     }
 
-    /// With what the client's certificate vouches for, which has been verified.
-    pub fn with_certificate(mut self, names: Arc<[CertificateName]>) -> Self {
-        self.info.certificate = names;
+    /// With the certificate of the client, which has been verified, and what says when the connection is to be closed for it.
+    pub(super) fn with_certificate(mut self, (shown, closing): (Shown, BoxFuture<'static, ()>)) -> Self {
+        (self.info.certificate, self.closing) = (Some(shown), Some(closing));
         self
     }
 }
@@ -206,6 +212,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
+        // Before a call is read that it may concern.
+        if self.closing.as_mut().is_some_and(|closing| closing.as_mut().poll(context).is_ready()) {
+            self.closing = None;
+            let what = "the certificate of the client is not good any more";
+            return Poll::Ready(Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, what)));
+        }
         if self.read_in_turn >= limits::READ_IN_TURN_BYTES {
             self.read_in_turn = 0;
             // It goes on when the others have been.
@@ -258,6 +270,8 @@ pub struct CallLayer {
     clock: Arc<dyn Clock>,
     calls: Gauge,
     arrivals: Arrivals,
+    /// Bytes of answers that wait to be read, of all connections.
+    leaving: BytesGauge,
     counted: Arc<Calls>,
     gate: Gate,
 }
@@ -271,7 +285,7 @@ impl CallLayer {
         counted: Arc<Calls>,
         gate: Gate,
     ) -> Self {
-        Self { clock, calls, arrivals, counted, gate }
+        Self { clock, calls, arrivals, leaving: leaving::gauge_of_daemon(), counted, gate }
     }
 
     /// Counts the call, or refuses it.
@@ -332,6 +346,9 @@ where
         }
         let time = CallTime::of(request.headers(), call.started);
         request.extensions_mut().insert(time);
+        let connection = request.extensions().get::<ConnectionInfo>().map(|info| info.leaving.clone());
+        let leaving = Leaving { connection, daemon: self.layer.leaving.clone() };
+        let path = request.uri().path().to_owned();
         let answer = self.inner.call(self.layer.arrivals.bounded(request)).instrument(call.span.clone());
         Box::pin(async move {
             // A panic ends this call only, and its client is told so. No state of the call outlives it; what the rooms
@@ -339,6 +356,10 @@ where
             let response = match AssertUnwindSafe(answer).catch_unwind().await {
                 Ok(answer) => status::with_reason(answer?),
                 Err(_) => status::panicked().into_http(),
+            };
+            let response = match call.method.streams {
+                true => leaving.stream(response),
+                false => leaving.whole(response, &path).await,
             };
             // An error without a body has its code in the headers.
             call.note_code(response.headers());
@@ -359,7 +380,8 @@ struct Call {
 }
 
 impl Call {
-    /// Only the method, the peer and, once it is known, the identity are in the span: requests may hold secrets.
+    /// Only the method, the peer and, once they are known, the identity and in traces the names are in the span: requests hold
+    /// secrets.
     fn start(request: &Request<Body>, layer: &CallLayer) -> Self {
         let peer = request.extensions().get::<ConnectionInfo>().and_then(|info| info.peer);
         let (clock, method) = (layer.clock.clone(), layer.counted.at(request.uri().path()).clone());
@@ -418,6 +440,11 @@ fn traced(request: &Request<Body>, method: &MethodMeter, peer: Option<SocketAddr
         method = name,
         peer = peer.map(tracing::field::display),
         identity = tracing::field::Empty,
+        lock = tracing::field::Empty,
+        queue = tracing::field::Empty,
+        key = tracing::field::Empty,
+        prefix = tracing::field::Empty,
+        names = tracing::field::Empty,
         code = tracing::field::Empty,
     );
     telemetry::follow(&span, |name| request.headers().get(name)?.to_str().ok());

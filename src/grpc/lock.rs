@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryFutureExt};
 use tokio::sync::watch;
 use tonic::{Extensions, Request, Response, Status};
 
@@ -64,13 +64,15 @@ impl LockService for LockApi {
         &self,
         request: Request<v1::AcquireRequest>,
     ) -> Result<Response<v1::AcquireResponse>, Status> {
-        access::permit(&request)?;
+        let caller = access::permit(&request)?;
         let (_, extensions, message) = request.into_parts();
+        let named = message.clone();
         let mut asked = convert::acquire(message, &self.limits).map_err(|e| status::invalid(&e))?;
         let deadline = self.deadline(&extensions, asked.wait);
         asked.wait = self.cut(asked.wait, deadline);
         let repeat = repeat_of(asked.owner.as_ref());
-        let acquisition = self.locks.acquire(asked, deadline).await.map_err(|e| failed(&e, repeat))?;
+        let acquired = self.locks.acquire(asked, deadline).map_err(|e| failed(&e, repeat));
+        let acquisition = caller.unless_revoked(named, acquired).await?;
         Ok(Response::new(convert::acquisition(&acquisition, self.clock.now())))
     }
 

@@ -9,32 +9,36 @@
 //! ```
 //!
 //! Read [`lock`], [`queue`], [`kv`] and [`cluster`] for the handlers, [`convert`] for what is checked, [`status`] for errors and
-//! [`layers`] for what every call goes through; [`connections`] and [`arrival`] bound what clients can take up before that. Nothing here decides anything about locks, queues or keys.
+//! [`layers`] for what every call goes through; [`connections`] and [`arrival`] bound what clients can take up before that, and [`leaving`] after it. Nothing here decides anything about locks, queues or keys.
 
 pub mod access;
 pub mod arrival;
+pub mod bytes_gauge;
 pub mod cluster;
 pub mod connections;
 pub mod convert;
 mod handshakes;
 pub mod kv;
 pub mod layers;
+pub mod leaving;
 pub mod lock;
+pub mod opening;
 pub mod queue;
 mod routes;
+pub mod shown;
 pub mod status;
 pub mod streams;
 
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt, TryFutureExt};
 use prost::Message;
 use prost_types::FileDescriptorSet;
-use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
@@ -57,6 +61,7 @@ use crate::proto::v1::lock_service_server::LockServiceServer;
 use crate::proto::v1::queue_service_server::QueueServiceServer;
 use crate::queue::Queues;
 use crate::runtime::{Clock, Runtime};
+use crate::tls;
 use access::Gate;
 use arrival::Arrivals;
 use cluster::ClusterApi;
@@ -78,6 +83,10 @@ const SMALL_MESSAGE_BYTES: u32 = 256;
 const CONNECTION_WINDOW_MIN: u32 = 1 << 20;
 /// What HTTP/2 allows, in bytes.
 const CONNECTION_WINDOW_MAX: u32 = (1 << 31) - 1;
+/// What a client of HTTP/1 is told.
+const ABOUT: &str = "This port of majorityd speaks gRPC, over HTTP/2 alone.";
+/// The same where it would have to speak TLS first.
+const ABOUT_TLS: &str = "This port of majorityd speaks gRPC, over HTTP/2 and TLS alone.";
 /// After a failed accept (no file descriptors left, mostly) the next try waits, or it would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -110,6 +119,8 @@ pub struct Settings {
     pub handshakes_max: usize,
     /// How long a handshake may take: some round trips around the world, each of them sent twice.
     pub handshake_timeout: Duration,
+    /// Where operators are answered over HTTP/1, for who asks for that here.
+    pub operators: Option<SocketAddr>,
 }
 
 impl Default for Settings {
@@ -131,6 +142,7 @@ impl Default for Settings {
             calls_max: 2 * crate::limits::WAITERS_MAX,
             handshakes_max: 1_024,
             handshake_timeout: Duration::from_secs(10),
+            operators: None,
         }
     }
 }
@@ -153,7 +165,7 @@ pub struct Services {
     /// Where calls are counted; see [`calls`].
     pub calls: Arc<Calls>,
     /// What TCP connections are encrypted with, as it is now; `None` for nothing.
-    pub tls: Option<watch::Receiver<Arc<ServerConfig>>>,
+    pub tls: Option<watch::Receiver<Arc<tls::Server>>>,
     /// Who may do what, as it is now; `None` for everybody everything.
     pub access: Option<watch::Receiver<Arc<Rules>>>,
     /// How to serve.
@@ -254,6 +266,7 @@ pub async fn serve(
     let connections = Connections::new(
         settings.connections_max,
         settings.opening_timeout,
+        opening::http1_answer(ABOUT, settings.operators),
         services.runtime.clone(),
         services.calls.clone(),
     );
@@ -263,14 +276,15 @@ pub async fn serve(
         let (routes, layer, stopping) = (routes.clone(), layer.clone(), stopping.clone());
         let (connections, tls) = (connections.clone(), services.tls.clone());
         let tcp = connections.admitted(tls.is_none(), tcp);
-        let handshakes = tls.map(|config| Handshakes {
-            config,
+        let handshakes = tls.map(|server| Handshakes {
+            server,
             calls: services.calls.clone(),
             runtime: services.runtime.clone(),
             connections: connections.clone(),
             calls_max,
             handshakes_max: settings.handshakes_max,
             timeout: settings.handshake_timeout,
+            http1_answer: opening::http1_answer(ABOUT_TLS, settings.operators),
         });
         async move {
             match handshakes {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::channel::mpsc;
 use futures::future::{self, Either};
 use futures::stream::{self, BoxStream};
-use futures::{SinkExt, Stream, StreamExt};
+use futures::{SinkExt, Stream, StreamExt, TryFutureExt};
 use tokio::sync::watch;
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
@@ -96,14 +96,14 @@ impl QueueService for QueueApi {
         &self,
         request: Request<v1::ReserveRequest>,
     ) -> Result<Response<v1::ReserveResponse>, Status> {
-        access::permit(&request)?;
+        let caller = access::permit(&request)?;
         let mut asked = convert::reserve(request.get_ref(), &self.limits).map_err(|e| status::invalid(&e))?;
         let deadline = self.deadline(request.extensions(), asked.wait);
         // A wait ends with the call.
         asked.wait = asked.wait.min(deadline.since(self.clock.now()));
-        let reserved = self.queues.reserve(asked, deadline).await;
         // At worst an item was leased that nobody got, and comes again.
-        let reserved = reserved.map_err(|e| failed(&e, Repeat::Harmless))?;
+        let reserved = self.queues.reserve(asked, deadline).map_err(|e| failed(&e, Repeat::Harmless));
+        let reserved = caller.unless_revoked(request.into_inner(), reserved).await?;
         let now = self.clock.now();
         let items = reserved.into_iter().map(|item| convert::reserved(item, now)).collect();
         Ok(Response::new(v1::ReserveResponse { items }))

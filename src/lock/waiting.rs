@@ -72,11 +72,11 @@ struct Waiter {
 /// takes longer than the handover.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Listens {
-    ToNothing,
+    Never,
     /// How many stand before it, whenever that may have changed.
-    ToPositions,
+    Positions,
     /// That somebody has looked: its time is up.
-    ToLooks,
+    Looks,
 }
 
 /// What a waiter hears.
@@ -137,7 +137,7 @@ impl Line {
     /// Tells those who listen how many stand before them, or that somebody has looked.
     fn tell_listeners(&self) {
         let listening =
-            self.waiters.values().enumerate().filter(|(_, waiter)| waiter.listens != Listens::ToNothing);
+            self.waiters.values().enumerate().filter(|(_, waiter)| waiter.listens != Listens::Never);
         for (others, waiter) in listening.take(self.listeners) {
             self.tell(waiter, others);
         }
@@ -147,30 +147,30 @@ impl Line {
     fn tell(&self, waiter: &Waiter, others: usize) {
         let others = u32::try_from(others).unwrap_or(u32::MAX);
         let news = match waiter.listens {
-            Listens::ToNothing => return,
-            Listens::ToPositions => News::Position(self.before.saturating_add(others)),
-            Listens::ToLooks => News::Looked,
+            Listens::Never => return,
+            Listens::Positions => News::Position(self.before.saturating_add(others)),
+            Listens::Looks => News::Looked,
         };
         // The receiver lives as long as the waiter is in line.
         let _ = waiter.news.unbounded_send(news);
     }
 
     fn add(&mut self, ticket: Token, waiter: Waiter) {
-        self.listeners += usize::from(waiter.listens != Listens::ToNothing);
+        self.listeners += usize::from(waiter.listens != Listens::Never);
         self.waiters.insert(ticket, waiter);
     }
 
     fn take_out(&mut self, ticket: Token) -> Option<Waiter> {
         let waiter = self.waiters.remove(&ticket)?;
-        self.listeners -= usize::from(waiter.listens != Listens::ToNothing);
+        self.listeners -= usize::from(waiter.listens != Listens::Never);
         Some(waiter)
     }
 
     /// From now on the waiter hears of looks.
     fn listen_to_looks(&mut self, ticket: Token) {
         if let Some(waiter) = self.waiters.get_mut(&ticket) {
-            self.listeners += usize::from(waiter.listens == Listens::ToNothing);
-            waiter.listens = Listens::ToLooks;
+            self.listeners += usize::from(waiter.listens == Listens::Never);
+            waiter.listens = Listens::Looks;
         }
     }
 }
@@ -236,7 +236,7 @@ impl Inner {
         positions: Positions<'_>,
     ) -> Result<Acquisition, LockError> {
         let started = self.now();
-        let listens = if positions.is_some() { Listens::ToPositions } else { Listens::ToNothing };
+        let listens = if positions.is_some() { Listens::Positions } else { Listens::Never };
         let seat = self.sit_down(name, acquire, listens)?;
         let result = self.wait_on(seat, started, until, deadline, positions).await;
         let waits = &self.meter().waits;

@@ -54,6 +54,8 @@ pub struct ConnectionMeter {
     pub refused: Count,
     /// That were closed because they did not say in time what they speak.
     pub silent: Count,
+    /// That were closed because they spoke HTTP/1.
+    pub http1: Count,
 }
 
 impl ConnectionMeter {

@@ -16,6 +16,7 @@ pub struct DoorMeter {
     /// The rules of access.
     pub access: FileMeter,
     expires_unix_s: AtomicU64,
+    revoked_until_unix_s: AtomicU64,
 }
 
 /// Handshakes by what they came to.
@@ -40,6 +41,8 @@ pub struct Refusals {
     pub no_credentials: Count,
     /// With one that nobody has.
     pub unknown_credentials: Count,
+    /// On a connection whose certificate is not good any more.
+    pub certificate_lapsed: Count,
     /// With one whose identity may not do this.
     pub access_denied: Count,
 }
@@ -67,6 +70,17 @@ impl FileMeter {
 }
 
 impl DoorMeter {
+    /// When the first list of revoked certificates should have been replaced, in seconds of Unix time; `None` without a list.
+    pub fn set_revoked_until(&self, unix_s: Option<u64>) {
+        self.revoked_until_unix_s.store(unix_s.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// The same; `None` without a list, too, that says when.
+    pub fn revoked_until(&self) -> Option<u64> {
+        Some(self.revoked_until_unix_s.load(Ordering::Relaxed))
+            .filter(|until| *until > 0 && *until < u64::MAX)
+    }
+
     /// When the certificate in use expires, in seconds of Unix time.
     pub fn set_expiry(&self, unix_s: u64) {
         self.expires_unix_s.store(unix_s, Ordering::Relaxed);

@@ -43,10 +43,11 @@ fn write_calls(page: &mut Page<'_>, calls: &Calls, limits: Limits) -> fmt::Resul
     page.gauge("majorityd_grpc_connections", "Connections that are open.", connections.open.get() as f64)?;
     let help = "Connections that may be open; more are refused.";
     page.gauge("majorityd_grpc_connections_max", help, limits.connections as f64)?;
-    let closed = [("full", &connections.refused), ("silent", &connections.silent)];
+    let closed =
+        [("full", &connections.refused), ("silent", &connections.silent), ("http1", &connections.http1)];
     let closed = closed.map(|(reason, count)| (label("reason", reason), count.get()));
-    let help = "Connections that were closed before they carried a call: there was no place (full), or they did not say in \
-                time what they speak (silent).";
+    let help = "Connections that were closed before they carried a call: there was no place (full), they did not say in time \
+                what they speak (silent), or spoke HTTP/1 (http1).";
     page.counters("majorityd_grpc_connections_refused", help, closed)
 }
 
@@ -64,14 +65,18 @@ fn write_door(page: &mut Page<'_>, door: &DoorMeter) -> fmt::Result {
     let refusals = [
         ("no_credentials", &door.refusals.no_credentials),
         ("unknown_credentials", &door.refusals.unknown_credentials),
+        ("certificate_lapsed", &door.refusals.certificate_lapsed),
         ("access_denied", &door.refusals.access_denied),
     ];
     let refusals = refusals.map(|(reason, count)| (label("reason", reason), count.get()));
-    let help = "Calls that were not let in, and streams that were ended because rights were taken away.";
+    let help = "Calls that were not let in, and those that were ended because rights were taken away.";
     page.counters("majorityd_access_refusals", help, refusals)?;
     let expiry = door.expiry().map(|expiry| (Labels::new(), expiry as f64));
     let help = "When the first certificate of the chain that clients are shown expires, in Unix time.";
     page.gauges("majorityd_tls_certificate_expiry_seconds", help, expiry)?;
+    let until = door.revoked_until().map(|until| (Labels::new(), until as f64));
+    let help = "When the first list of revoked certificates should have been replaced, in Unix time.";
+    page.gauges("majorityd_tls_revocation_list_expiry_seconds", help, until)?;
     let files = [("certificate", &door.certificate), ("access", &door.access)];
     let reloads = files.iter().flat_map(|(what, file)| {
         [("done", &file.reloaded), ("failed", &file.failed)]

@@ -56,7 +56,8 @@ impl fmt::Debug for Moment {
 pub trait Clock: Send + Sync {
     /// Now, monotonic.
     fn now(&self) -> Moment;
-    /// Now by the wall clock, in milliseconds of Unix time. For tokens and for people, never for a decision.
+    /// Now by the wall clock, in milliseconds of Unix time. For tokens, for people and for the dates in
+    /// certificates, never for another decision.
     fn wall_unix_ms(&self) -> u64;
     /// Completes at `moment` or soon after; at once if it has passed.
     fn sleep_until(&self, moment: Moment) -> BoxFuture<'static, ()>;

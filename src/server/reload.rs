@@ -12,7 +12,6 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::{self, BoxFuture};
 use ring::digest::{Context, SHA256};
-use rustls::ServerConfig;
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -34,7 +33,7 @@ const EXPIRY_WARNING: Duration = Duration::from_secs(14 * 86_400);
 /// What is made of the files, as it is now.
 pub struct Door {
     /// For handshakes; `None` for no TLS.
-    pub tls: Option<watch::Receiver<Arc<ServerConfig>>>,
+    pub tls: Option<watch::Receiver<Arc<tls::Server>>>,
     /// Who may do what; `None` for everybody everything.
     pub access: Option<watch::Receiver<Arc<Rules>>>,
 }
@@ -103,19 +102,24 @@ fn certificate(
     tls: &GrpcTls,
     clock: Arc<dyn Clock>,
     calls: Arc<Calls>,
-) -> Option<(Vec<PathBuf>, Make<ServerConfig>)> {
+) -> Option<(Vec<PathBuf>, Make<tls::Server>)> {
     let mut paths = vec![tls.cert_file.clone()?, tls.key_file.clone()?];
     paths.extend(tls.client_ca_file.clone());
+    // Settings that were validated have no such list without authorities.
+    paths.extend(tls.client_crl_file.clone());
     let required = tls.client_auth == ClientAuth::Required;
     let of_part = paths.clone();
     let make = move |texts: &[Vec<u8>], first: bool| {
-        let [certificate, key, authorities @ ..] = texts else { return Err("files are missing".to_owned()) };
-        let made = tls::server(certificate, key, authorities.first().map(Vec::as_slice), required);
+        let [certificate, key, of_clients @ ..] = texts else { return Err("files are missing".to_owned()) };
+        let revoked = of_clients.get(1).map(Vec::as_slice);
+        let clients = of_clients.first().map(|authorities| tls::Clients { authorities, revoked, required });
+        let made = tls::server(certificate, key, clients);
         let made = made.map_err(|unfit| {
             let path = |part| match part {
                 tls::Part::Certificate => &of_part[0],
                 tls::Part::Key => &of_part[1],
-                tls::Part::Authorities => of_part.last().unwrap_or(&of_part[0]),
+                tls::Part::Authorities => &of_part[2],
+                tls::Part::Revoked => &of_part[3],
             };
             let told = unfit.iter().map(|unfit| format!("{} {}", path(unfit.part).display(), unfit.rule));
             told.collect::<Vec<_>>().join("; ")
@@ -133,8 +137,14 @@ fn certificate(
             let days = left / 86_400;
             tracing::warn!(days, "the certificate that clients are shown expires soon (grpc.tls.cert_file)");
         }
+        if made.revoked_until_unix_s.is_some_and(|until| until < now_s) {
+            tracing::warn!(
+                "a list of revoked certificates should have been replaced by now (grpc.tls.client_crl_file): it is used as it is"
+            );
+        }
         calls.door.set_expiry(made.expires_unix_s);
-        Ok(made.config)
+        calls.door.set_revoked_until(made.revoked_until_unix_s);
+        Ok(Arc::new(made))
     };
     Some((paths, Box::new(make)))
 }

@@ -60,13 +60,13 @@ impl Guarded {
 }
 
 /// An identity that is known by its own name as a token.
-fn identity(name: &str, grants: &[&str]) -> String {
+pub fn identity(name: &str, grants: &[&str]) -> String {
     let hash = token::hash_text(&token::hash(name));
     let grants = grants.join(", ");
     format!("[[identity]]\nname = \"{name}\"\ntoken_sha256 = [\"{hash}\"]\ngrants = [{grants}]\n")
 }
 
-fn grant(services: &str, prefixes: &str, rights: &str) -> String {
+pub fn grant(services: &str, prefixes: &str, rights: &str) -> String {
     format!("{{ services = [{services}], prefixes = [{prefixes}], rights = [{rights}] }}")
 }
 
@@ -567,6 +567,70 @@ async fn streams_end_when_their_rights_are_gone_and_others_go_on() {
     let lock = within(staying.get_lock(v1::GetLockRequest { name: "other".to_owned() })).await.unwrap();
     assert_eq!(lock.into_inner().lock.unwrap().holder.unwrap().owner, "s");
     assert!(futures::poll!(std::pin::pin!(stays_held.message())).is_pending());
+}
+
+/// In line for a lock and for an item: what somebody else gives back goes to nobody who may not have it, and nothing is left behind.
+#[tokio::test]
+async fn calls_that_wait_end_when_their_rights_are_gone() {
+    let all = grant("\"locks\", \"queues\"", "\"\"", "\"read\", \"use\"");
+    let narrow = grant("\"locks\", \"queues\"", "\"other\"", "\"read\", \"use\"");
+    let stays = identity("stays", &[&all]);
+    let (token_goes, name_goes) = (identity("token", &[&all]), identity("name", &[&all]));
+    let guarded = Guarded::new(&format!("{stays}{token_goes}{name_goes}"));
+    let served = guarded.cluster.daemon().await;
+    let staying = known(&served, "stays").await;
+    let mut holder = LockServiceClient::new(staying.clone());
+    let held = within(holder.acquire(asking("x", "s"))).await.unwrap().into_inner();
+    let Some(v1::acquire_response::Outcome::Lease(held)) = held.outcome else { panic!("{held:?}") };
+    let reserve =
+        || v1::ReserveRequest { queue: "q".to_owned(), wait_timeout: seconds(600), ..Default::default() };
+    let mut waiting = Vec::new();
+    for name in ["token", "name", "stays"] {
+        let channel = known(&served, name).await;
+        let mut locks = LockServiceClient::new(channel.clone());
+        let request = crate::stage::waiting("x", name);
+        let acquired = start(async move { locks.acquire(request).await });
+        let reserved = start(async move { QueueServiceClient::new(channel).reserve(reserve()).await });
+        waiting.push((acquired, reserved));
+    }
+    let in_line = |count: u32| {
+        let mut holder = holder.clone();
+        within(async move {
+            loop {
+                let request = v1::GetLockRequest { name: "x".to_owned() };
+                let lock = holder.get_lock(request).await.unwrap().into_inner().lock.unwrap();
+                if lock.waiters == count {
+                    return;
+                }
+                pause().await;
+            }
+        })
+    };
+    in_line(3).await;
+
+    guarded.change(&served, &format!("{stays}{}", identity("name", &[&narrow]))).await;
+    let (acquired, reserved) = waiting.remove(0);
+    for status in [within(acquired).await.unwrap().unwrap_err(), within(reserved).await.unwrap().unwrap_err()]
+    {
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::Unauthenticated, "UNKNOWN_CREDENTIALS"));
+    }
+    let (acquired, reserved) = waiting.remove(0);
+    for status in [within(acquired).await.unwrap().unwrap_err(), within(reserved).await.unwrap().unwrap_err()]
+    {
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::PermissionDenied, "ACCESS_DENIED"));
+    }
+    // The one who stays is next, and gets both.
+    in_line(1).await;
+    let (name, lease_id) = (held.name, held.lease_id);
+    within(holder.release(v1::ReleaseRequest { name, lease_id })).await.unwrap();
+    let (acquired, reserved) = waiting.remove(0);
+    let acquired = within(acquired).await.unwrap().unwrap().into_inner().outcome;
+    assert!(matches!(acquired, Some(v1::acquire_response::Outcome::Lease(lease)) if lease.owner == "stays"));
+    let item =
+        v1::NewItem { content: Some(v1::new_item::Content::Text("i".to_owned())), ..Default::default() };
+    let put = v1::PutRequest { queue: "q".to_owned(), items: vec![item] };
+    within(QueueServiceClient::new(staying).put(put)).await.unwrap();
+    assert_eq!(within(reserved).await.unwrap().unwrap().into_inner().items.len(), 1);
 }
 
 #[tokio::test]

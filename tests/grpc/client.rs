@@ -2,7 +2,7 @@
 
 #[path = "../../examples/rust/client.rs"]
 #[allow(dead_code, reason = "its main is not called")]
-mod example;
+pub mod example;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -142,7 +142,7 @@ async fn endpoints_that_are_none_are_refused() {
 #[tokio::test]
 async fn the_example_runs() {
     let (_cluster, served, mut other) = alone().await;
-    within(example::run(vec![format!("http://{}", served.address)])).await.unwrap();
+    within(example::run(&client_of(&[&served]))).await.unwrap();
     assert_eq!(get(&mut other, "nightly").await.holder, None);
     let request = v1::GetQueueRequest { queue: "mail".into() };
     let queue = within(served.queues().await.get_queue(request)).await.unwrap().into_inner().queue.unwrap();

@@ -7,10 +7,11 @@ use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use majorityd::proto::v1;
 use prost::Message;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::{Code, Status};
 
+use crate::metrics::scraped;
 use crate::raw_http2::*;
 use crate::stage::*;
 
@@ -18,7 +19,7 @@ const GET_LOCK: &str = "/majority.v1.LockService/GetLock";
 const CONSUME: &str = "/majority.v1.QueueService/Consume";
 
 /// Somebody who behaves is served, on a connection of their own.
-async fn others_are_served(served: &Served) {
+pub async fn others_are_served(served: &Served) {
     get(&mut served.client().await, "orders").await;
 }
 
@@ -31,7 +32,7 @@ async fn by_hand(served: &Served) -> SendRequest<Bytes> {
 }
 
 /// Begins a call; what is sent goes out as it is, and the request stays open unless told otherwise.
-async fn begin(
+pub async fn begin(
     sender: &SendRequest<Bytes>,
     path: &str,
     headers: &[(&'static str, &'static str)],
@@ -51,7 +52,7 @@ async fn begin(
 }
 
 /// The status of an answer, in its headers or after its body.
-async fn status_of(answer: ResponseFuture) -> Status {
+pub async fn status_of(answer: ResponseFuture) -> Status {
     let answer = within(answer).await.unwrap();
     if let Some(status) = Status::from_header_map(answer.headers()) {
         return status;
@@ -80,9 +81,8 @@ async fn what_is_not_http2_is_closed() {
     let (_cluster, served, _client) = alone().await;
     let noise: Vec<u8> =
         (0..100_000_u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    let requests: [&[u8]; 4] = [
-        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        b"POST /majority.v1.LockService/GetLock HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n",
+    let requests: [&[u8]; 3] = [
+        b"\r\nGET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
         // The beginning of TLS.
         &[
             0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00, 0x01, 0xfc, 0x03, 0x03, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
@@ -99,6 +99,60 @@ async fn what_is_not_http2_is_closed() {
         assert!(answer.len() < 1_000 && !answer.starts_with(b"HTTP/1"), "{answer:?}");
         others_are_served(&served).await;
     }
+}
+
+const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+/// Begins as the preface of HTTP/2 does, and is shorter.
+const POST: &[u8] = b"POST / HTTP/1.1\r\n\r\n";
+
+/// All that is answered to these bytes, sent in pieces.
+async fn answer_to_bytes(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), pieces: &[&[u8]]) -> String {
+    for piece in pieces {
+        stream.write_all(piece).await.unwrap();
+        stream.flush().await.unwrap();
+        pause().await;
+    }
+    let mut answer = Vec::new();
+    within(stream.read_to_end(&mut answer)).await.unwrap();
+    String::from_utf8(answer).unwrap()
+}
+
+/// Mechanism: nothing is written before it is seen what the client speaks.
+#[tokio::test]
+async fn a_client_of_http1_is_told_in_words_what_the_port_is() {
+    let mut cluster = Cluster::new();
+    cluster.grpc.operators = Some("127.0.0.1:7481".parse().unwrap());
+    let socket = tempfile::tempdir().unwrap();
+    let socket = socket.path().join("m.sock");
+    let served = cluster.daemon_on(tokio::net::UnixListener::bind(&socket).unwrap()).await;
+    let large = [POST, &[b'x'; 200_000]].concat();
+    let single: Vec<&[u8]> = POST.chunks(1).collect();
+    for pieces in
+        [&[GET][..], &[POST], &[&GET[..1], &GET[1..]], &[&POST[..1], &POST[1..]], &single, &[&large]]
+    {
+        let mut stream = TcpStream::connect(served.address).await.unwrap();
+        let answer = answer_to_bytes(&mut stream, pieces).await;
+        assert!(answer.starts_with("HTTP/1.1 505 "), "{answer}");
+        assert!(answer.contains("speaks gRPC, over HTTP/2 alone"), "{answer}");
+        assert!(answer.ends_with("http://127.0.0.1:7481/.\n"), "{answer}");
+        others_are_served(&served).await;
+    }
+    let mut unix = tokio::net::UnixStream::connect(&socket).await.unwrap();
+    assert!(answer_to_bytes(&mut unix, &[GET]).await.starts_with("HTTP/1.1 505 "));
+    let http1 = [("reason", "http1")];
+    scraped(&served, |now| now.sum("majorityd_grpc_connections_refused_total", &http1) == 7.0).await;
+}
+
+/// Mechanism: who has been told is given up, too.
+#[tokio::test]
+async fn a_client_of_http1_that_stays_is_ended() {
+    let mut cluster = Cluster::new();
+    cluster.grpc.opening_timeout = Duration::from_millis(300);
+    let served = cluster.daemon().await;
+    let mut stream = TcpStream::connect(served.address).await.unwrap();
+    let answer = answer_to_bytes(&mut stream, &[GET]).await;
+    assert!(answer.starts_with("HTTP/1.1 505 "), "{answer}");
+    scraped(&served, |now| now.sum("majorityd_grpc_connections", &[]) == 0.0).await;
 }
 
 /// Mechanism: the preface has a time of its own.

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use majorityd::proto::v1;
+use majorityd::proto::v1::kv_service_client::KvServiceClient;
+use majorityd::proto::v1::queue_service_client::QueueServiceClient;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
@@ -15,7 +17,10 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::{Endpoint, Identity, ServerTlsConfig};
 use tonic::{Request, Response, Status};
+
+use crate::certificates::{Authority, Signed};
 
 use crate::support::daemon::{DaemonProcess, addresses, beside, in_time, pause, request, seen, servers};
 
@@ -46,11 +51,21 @@ impl TraceService for Collector {
 
 impl Collector {
     async fn serve(self) -> String {
+        self.serve_with(None).await
+    }
+
+    /// With this certificate, if there is one.
+    async fn serve_with(self, shown: Option<&Signed>) -> String {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let service = TraceServiceServer::new(self);
-        let served = tonic::transport::Server::builder()
-            .add_service(service)
+        let scheme = if shown.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{}", listener.local_addr().unwrap());
+        let mut server = tonic::transport::Server::builder();
+        if let Some(Signed { certificate, key }) = shown {
+            let tls = ServerTlsConfig::new().identity(Identity::from_pem(certificate, key));
+            server = server.tls_config(tls).unwrap();
+        }
+        let served = server
+            .add_service(TraceServiceServer::new(self))
             .serve_with_incoming(TcpListenerStream::new(listener));
         beside(async move { drop(served.await) });
         url
@@ -99,14 +114,17 @@ async fn traced_daemon(
     collector: &Collector,
     ratio: &str,
 ) -> (Vec<crate::support::redis_server::RedisServer>, DaemonProcess) {
-    let servers = servers(3);
     let url = collector.clone().serve().await;
-    let settings = [
-        ("tracing.otlp_endpoint", url.as_str()),
-        ("tracing.sample_ratio", ratio),
-        ("tracing.service_name", "locks-of-test"),
-    ];
-    let daemon = DaemonProcess::start(&addresses(&servers), &settings).await;
+    traced_daemon_at(&url, &[("tracing.sample_ratio", ratio)]).await
+}
+
+async fn traced_daemon_at(
+    url: &str,
+    more: &[(&str, &str)],
+) -> (Vec<crate::support::redis_server::RedisServer>, DaemonProcess) {
+    let servers = servers(3);
+    let settings = [("tracing.otlp_endpoint", url), ("tracing.service_name", "locks-of-test")];
+    let daemon = DaemonProcess::start(&addresses(&servers), &[&settings, more].concat()).await;
     daemon.until_health(tonic_health::pb::health_check_response::ServingStatus::Serving).await;
     (servers, daemon)
 }
@@ -143,6 +161,8 @@ async fn a_call_is_a_span_of_its_callers_trace_with_what_was_done_for_it() {
     }
     let codes: BTreeSet<String> = calls.iter().filter_map(|call| attribute(call, "code")).collect();
     assert_eq!(codes, ["OK", "INVALID_ARGUMENT"].map(str::to_owned).into());
+    let names: Vec<_> = calls.iter().map(|call| attribute(call, "lock")).collect();
+    assert!(names.contains(&Some("orders".to_owned())), "{names:?}");
     let good = calls.iter().find(|call| attribute(call, "code").as_deref() == Some("OK")).unwrap();
     let rounds: Vec<&Span> = trace.iter().filter(|span| span.name == "round").collect();
     assert!(!rounds.is_empty() && rounds.iter().all(|round| round.parent_span_id == good.span_id));
@@ -171,6 +191,93 @@ async fn a_call_is_a_span_of_its_callers_trace_with_what_was_done_for_it() {
     for secret in [SECRET, &lease.lease_id] {
         assert!(!everything.contains(secret), "{secret}");
     }
+}
+
+/// Reads have what was asked of the nodes under them, as writes do; and each call its names, and nothing else of its request.
+#[tokio::test]
+async fn reads_are_traced_and_calls_have_their_names() {
+    let collector = Collector::default();
+    let (_servers, daemon) = traced_daemon(&collector, "1").await;
+    let channel = Endpoint::from_shared(format!("http://{}", daemon.address)).unwrap().connect_lazy();
+    let mut keys = KvServiceClient::new(channel.clone());
+    let value = Some(v1::set_request::Content::Text(SECRET.to_owned()));
+    let set = v1::SetRequest { key: "rate".into(), content: value, ..Default::default() };
+    keys.set(request(set, LONG)).await.unwrap();
+    keys.get(request(v1::GetRequest { key: "rate".into() }, LONG)).await.unwrap();
+    let many = v1::BatchGetRequest { keys: vec!["rate".into(), "other".into()] };
+    keys.batch_get(request(many, LONG)).await.unwrap();
+    let list = v1::ListKeysRequest { prefix: "ra".into(), ..Default::default() };
+    keys.list_keys(request(list, LONG)).await.unwrap();
+    let item = v1::NewItem {
+        id: Some("item".into()),
+        content: Some(v1::new_item::Content::Text(SECRET.to_owned())),
+        ..Default::default()
+    };
+    let put = v1::PutRequest { queue: "mail".into(), items: vec![item] };
+    QueueServiceClient::new(channel).put(request(put, LONG)).await.unwrap();
+    let client = daemon.client().await;
+    client.get("orders").await.unwrap();
+
+    let spans = seen("all calls", || async {
+        let spans = collector.spans();
+        let ended = |method: &str| spans.iter().any(|span| span.name.ends_with(method));
+        let methods = ["/Set", "/Get", "/BatchGet", "/ListKeys", "/Put", "/GetLock"];
+        methods.iter().all(|method| ended(method)).then_some(spans)
+    })
+    .await;
+    let call = |method: &str| spans.iter().find(|span| span.name.ends_with(method)).unwrap();
+    for (method, name, value) in [
+        ("KvService/Set", "key", "rate"),
+        ("KvService/Get", "key", "rate"),
+        ("KvService/BatchGet", "key", "rate"),
+        ("KvService/BatchGet", "names", "2"),
+        ("KvService/ListKeys", "prefix", "ra"),
+        ("QueueService/Put", "queue", "mail"),
+        ("LockService/GetLock", "lock", "orders"),
+    ] {
+        assert_eq!(attribute(call(method), name).as_deref(), Some(value), "{method}");
+    }
+    // Under a call, or under the round that it is in.
+    let under = |method: &str| {
+        let call = call(method);
+        let is_under = |span: &&Span| span.trace_id == call.trace_id && span.name == "node";
+        let asked: BTreeSet<String> =
+            spans.iter().filter(is_under).filter_map(|span| attribute(span, "node")).collect();
+        let parents: BTreeSet<&Vec<u8>> = spans
+            .iter()
+            .filter(|span| span.trace_id == call.trace_id && span.name != "node")
+            .map(|span| if span.span_id == call.span_id { &call.span_id } else { &span.parent_span_id })
+            .collect();
+        assert_eq!(parents, [&call.span_id].into(), "{method}");
+        asked.len()
+    };
+    for method in ["KvService/Get", "KvService/BatchGet", "KvService/ListKeys", "LockService/GetLock"] {
+        assert!(under(method) >= 2, "{method}: a quorum was asked");
+    }
+    assert!(!format!("{:?}", collector.got.lock().unwrap()).contains(SECRET));
+}
+
+/// Mechanism: the collector is known by its certificate, too.
+#[tokio::test]
+async fn a_collector_is_reached_by_tls_and_has_to_be_who_it_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let authorities = [Authority::new("ours"), Authority::new("others")];
+    let file = folder.path().join("ca.crt");
+    std::fs::write(&file, &authorities[0].pem).unwrap();
+    let trusted = [("tracing.ca_file", file.to_str().unwrap())];
+    let collector = Collector::default();
+    let url = collector.clone().serve_with(Some(&authorities[0].server())).await;
+    let (_servers, daemon) = traced_daemon_at(&url, &trusted).await;
+    daemon.client().await.get("orders").await.unwrap();
+    seen("a call", || async { (!collector.spans().is_empty()).then_some(()) }).await;
+
+    let unheard = Collector::default();
+    let url = unheard.clone().serve_with(Some(&authorities[1].server())).await;
+    let (_servers, mut daemon) = traced_daemon_at(&url, &trusted).await;
+    daemon.client().await.get("orders").await.unwrap();
+    daemon.terminate();
+    assert_eq!(in_time("the end", daemon.until_ended()).await.code(), Some(0));
+    assert!(unheard.spans().is_empty(), "it told a collector that it does not know");
 }
 
 /// Calls that one round serves: a child of one of them, linked to the others. And the end of a daemon sends what it has.

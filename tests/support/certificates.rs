@@ -2,10 +2,11 @@
 #![allow(dead_code, reason = "every test crate uses another part of it")]
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
-    date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
 
 /// Who signs.
@@ -64,6 +65,40 @@ impl Authority {
     /// For a client with these names.
     pub fn client(&self, names: &[&str]) -> Signed {
         self.sign(self.asked(names, ExtendedKeyUsagePurpose::ClientAuth))
+    }
+
+    /// The same, for so many seconds from now on.
+    pub fn client_for(&self, names: &[&str], seconds: u64) -> Signed {
+        let mut asked = self.asked(names, ExtendedKeyUsagePurpose::ClientAuth);
+        let now = std::time::UNIX_EPOCH.elapsed().expect("after 1970");
+        asked.not_after = date_time_ymd(1970, 1, 1) + Duration::from_secs(now.as_secs() + seconds);
+        self.sign(asked)
+    }
+
+    /// The same, with a number by which it can be revoked.
+    pub fn numbered_client(&self, names: &[&str], number: u64) -> Signed {
+        let mut asked = self.asked(names, ExtendedKeyUsagePurpose::ClientAuth);
+        asked.serial_number = Some(SerialNumber::from(number));
+        self.sign(asked)
+    }
+
+    /// A list of revoked certificates, in PEM.
+    pub fn revoking(&self, numbers: &[u64]) -> String {
+        let revoked = |number: &u64| RevokedCertParams {
+            serial_number: SerialNumber::from(*number),
+            revocation_time: date_time_ymd(2020, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2020, 1, 1),
+            next_update: date_time_ymd(2100, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: numbers.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).expect("a list").pem().expect("PEM")
     }
 
     /// The same, until the end of 2020.

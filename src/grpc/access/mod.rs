@@ -1,12 +1,14 @@
 //! Who is let in: [`Gate`] asks each call for its credentials and puts a [`Caller`] into its extensions, and every handler
 //! asks that one for what its request names, before anything else.
 //!
-//! A call goes by the rules as they were when it came. Streams are asked again whenever the rules change, and end when they
-//! would not be let in any more. Calls that wait are not: what they acquire runs out, for it can't be extended.
+//! A call goes by the rules as they were when it came. Streams, and calls that wait for somebody else, are asked again whenever
+//! the rules change or the certificate of the connection lapses, and end when they would not be let in any more.
 
 pub mod names;
+mod traced;
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 
 use futures::future::{self, BoxFuture, Either};
@@ -19,9 +21,10 @@ use tonic::{Extensions, Request, Status};
 
 use self::names::{Ask, Named};
 use super::layers::ConnectionInfo;
+use super::shown::Shown;
 use super::status;
 use crate::access::methods::{self, Entrance};
-use crate::access::{Credentials, Identity, Need, Refusal, Rules, token};
+use crate::access::{Credentials, Identity, Need, Refusal, Rules, Service, token};
 use crate::meter::calls::Calls;
 
 /// Lets calls in. Without rules, all of them.
@@ -33,19 +36,26 @@ pub struct Gate {
 
 /// Who makes a call.
 #[derive(Clone)]
-pub struct Caller(Option<Known>);
+pub struct Caller {
+    /// Whom the rules know it for; `None` where nobody is asked.
+    known: Option<Known>,
+    /// The certificate of its connection.
+    shown: Option<Shown>,
+    /// Of what the method is.
+    service: Option<Service>,
+    gate: Gate,
+}
 
 #[derive(Clone)]
 struct Known {
     credentials: Credentials,
     identity: Arc<Identity>,
     need: Need,
-    gate: Gate,
 }
 
 impl fmt::Debug for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
+        match &self.known {
             Some(known) => write!(f, "Caller({})", known.identity.name),
             None => f.write_str("Caller(anybody)"),
         }
@@ -70,24 +80,34 @@ impl Gate {
     }
 
     fn caller(&self, request: &http::Request<Body>) -> Result<Caller, Refused> {
-        let Some(rules) = &self.rules else { return Ok(Caller(None)) };
+        let shown = request.extensions().get::<ConnectionInfo>().and_then(|info| info.certificate.clone());
+        // Whoever else may call: a new connection would not come about with it.
+        if let Some(refusal) = shown.as_ref().and_then(Shown::refusal) {
+            return Err(refusal.into());
+        }
         let entrance = methods::entrance(request.uri().path());
+        let service = match entrance {
+            Some(Entrance::Needs(need)) => Some(need.service),
+            Some(Entrance::Open | Entrance::Reflection) | None => None,
+        };
+        let caller = |known| Ok(Caller { known, shown: shown.clone(), service, gate: self.clone() });
+        let Some(rules) = &self.rules else { return caller(None) };
         if entrance == Some(Entrance::Open) {
-            return Ok(Caller(None));
+            return caller(None);
         }
         let rules = rules.borrow().clone();
         if entrance == Some(Entrance::Reflection) && rules.open_reflection {
-            return Ok(Caller(None));
+            return caller(None);
         }
         let credentials = credentials(request.headers(), request.extensions())?;
         let identity = rules.identify(&credentials)?.clone();
         match entrance {
             Some(Entrance::Needs(need)) => {
                 identity.has(need)?;
-                Ok(Caller(Some(Known { credentials, identity, need, gate: self.clone() })))
+                caller(Some(Known { credentials, identity, need }))
             }
             Some(Entrance::Reflection) if identity.anonymous => Err(Refusal::NoCredentials.into()),
-            Some(Entrance::Reflection | Entrance::Open) => Ok(Caller(None)),
+            Some(Entrance::Reflection | Entrance::Open) => caller(None),
             None => Err(Refused::NoSuchMethod),
         }
     }
@@ -100,6 +120,7 @@ impl Gate {
             Refusal::Malformed | Refusal::UnknownToken | Refusal::UnknownCertificate { .. } => {
                 refusals.unknown_credentials.one();
             }
+            Refusal::CertificateLapsed { .. } => refusals.certificate_lapsed.one(),
             Refusal::Denied { .. } => refusals.access_denied.one(),
         }
         tracing::debug!(reason = %refusal, "not let in");
@@ -120,7 +141,7 @@ impl From<Refusal> for Refused {
 
 /// What came with a call: a token in its headers, a certificate with its connection.
 fn credentials(headers: &HeaderMap, extensions: &http::Extensions) -> Result<Credentials, Refusal> {
-    let certificate = extensions.get::<ConnectionInfo>().map(|info| info.certificate.clone());
+    let shown = extensions.get::<ConnectionInfo>().and_then(|info| info.certificate.as_ref());
     let mut given = headers.get_all(header::AUTHORIZATION).iter();
     let token = match (given.next(), given.next()) {
         (None, _) => None,
@@ -136,7 +157,7 @@ fn credentials(headers: &HeaderMap, extensions: &http::Extensions) -> Result<Cre
         // Which of them would be meant?
         (Some(_), Some(_)) => return Err(Refusal::Malformed),
     };
-    Ok(Credentials { token, certificate: certificate.unwrap_or_default() })
+    Ok(Credentials { token, certificate: shown.map(|shown| shown.names.clone()).unwrap_or_default() })
 }
 
 /// Asks for everything that a request names.
@@ -156,28 +177,74 @@ impl Caller {
 
     /// What the rules call it; `None` where nobody was asked.
     pub fn identity(&self) -> Option<&str> {
-        self.0.as_ref().map(|known| known.identity.name.as_str())
+        self.known.as_ref().map(|known| known.identity.name.as_str())
     }
 
-    /// Whether the request may have all that it names.
+    /// Whether the request may have all that it names. A trace of the call is told the names.
     ///
     /// # Errors
     /// The refusal as the client gets it.
     pub fn permit(&self, request: &impl Named) -> Result<(), Status> {
-        let Some(Known { identity, need, gate, .. }) = &self.0 else { return Ok(()) };
-        ask(identity, *need, &request.asks()).map_err(|refusal| gate.refused(&refusal.into()))
+        let asks = request.asks();
+        traced::record(self.service, &asks);
+        let Some(Known { identity, need, .. }) = &self.known else { return Ok(()) };
+        ask(identity, *need, &asks).map_err(|refusal| self.gate.refused(&refusal.into()))
     }
 
-    /// Ends a stream when the rules change so that it would not be let in any more, and says why. What it names is that of
-    /// the request.
+    /// Completes when the call would not be let in any more. `None` where that can't be.
+    fn revoked<N: Named + Send + Sync>(
+        &self,
+        request: N,
+    ) -> Option<impl Future<Output = Status> + Send + use<N>> {
+        let Self { known, shown, gate, .. } = self.clone();
+        if known.is_none() && shown.is_none() {
+            return None;
+        }
+        Some(async move {
+            let by_rules = async {
+                match known {
+                    Some(known) => known.revoked(request, &gate).await,
+                    None => future::pending().await,
+                }
+            };
+            let by_certificate = async {
+                match shown {
+                    Some(shown) => shown.lapsed().await,
+                    None => future::pending().await,
+                }
+            };
+            let (refusal, _) = future::select(pin!(by_rules), pin!(by_certificate)).await.factor_first();
+            gate.refused(&refusal.into())
+        })
+    }
+
+    /// Gives a call up that waits, when it would not be let in any more, and says why. Only for what may be
+    /// dropped at any moment: what it has taken until then is given back, or runs out.
+    ///
+    /// # Errors
+    /// That refusal, and what the call itself comes to.
+    pub async fn unless_revoked<T>(
+        &self,
+        request: impl Named + Send + Sync,
+        call: impl Future<Output = Result<T, Status>> + Send,
+    ) -> Result<T, Status> {
+        let Some(revoked) = self.revoked(request) else { return call.await };
+        let revoked = pin!(revoked);
+        // The refusal first: what is got in the same moment is not handed out.
+        match future::select(revoked, pin!(call)).await {
+            Either::Left((status, _)) => Err(status),
+            Either::Right((answer, _)) => answer,
+        }
+    }
+
+    /// Ends a stream when it would not be let in any more, and says why. What it names is that of the request.
     pub fn until_revoked<T: Send + 'static>(
         &self,
         request: impl Named + Send + Sync + 'static,
         events: impl Stream<Item = Result<T, Status>> + Send + 'static,
     ) -> BoxStream<'static, Result<T, Status>> {
-        let Some(known) = self.0.clone() else { return events.boxed() };
-        let revoked = known.revoked(request).boxed();
-        let state = Some((events.boxed(), revoked));
+        let Some(revoked) = self.revoked(request) else { return events.boxed() };
+        let state = Some((events.boxed(), revoked.boxed()));
         let next = move |state: Option<(BoxStream<'static, _>, BoxFuture<'static, Status>)>| async move {
             let (mut events, revoked) = state?;
             // The end first: events that are always there must not hide it.
@@ -193,14 +260,14 @@ impl Caller {
 
 impl Known {
     /// Completes when the rules do not allow this any more.
-    async fn revoked(self, request: impl Named + Send + Sync) -> Status {
-        let Some(mut rules) = self.gate.rules.clone() else { return future::pending().await };
+    async fn revoked(self, request: impl Named + Send + Sync, gate: &Gate) -> Refusal {
+        let Some(mut rules) = gate.rules.clone() else { return future::pending().await };
         loop {
             let now = rules.borrow_and_update().clone();
             let asked = now.identify(&self.credentials);
             let asked = asked.and_then(|identity| ask(identity, self.need, &request.asks()));
             if let Err(refusal) = asked {
-                return self.gate.refused(&refusal.into());
+                return refusal;
             }
             if rules.changed().await.is_err() {
                 return future::pending().await;
@@ -347,7 +414,7 @@ mod tests {
         let (gate, _sender) = gate(&rules);
         let with = |name: &str, authorization: &[&str]| {
             let mut request = call("/majority.v1.LockService/Acquire", authorization);
-            let certificate = [CertificateName::parse(name)].into();
+            let certificate = Shown::testing([CertificateName::parse(name)].into());
             request.extensions_mut().insert(ConnectionInfo::testing(certificate));
             gate.admit(&mut request).is_ok()
         };

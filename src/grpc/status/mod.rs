@@ -16,6 +16,7 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 pub use reason::{Effect, Reason, Repeat};
 
+use super::bytes_gauge::Full;
 use super::convert::Invalid;
 use crate::access::{Asked, Need, Refusal};
 use crate::kv::KvError;
@@ -278,6 +279,7 @@ pub fn refused(refusal: &Refusal) -> Status {
         Refusal::UnknownCertificate { names } => {
             with(Reason::UnknownCredentials, &[("certificate_names", names)])
         }
+        Refusal::CertificateLapsed { why } => with(Reason::CertificateLapsed, &[("why", why)]),
         Refusal::Denied { identity, need: Need { service, right }, asked } => {
             let (service, right) = (service.to_string(), right.to_string());
             let mut metadata =
@@ -291,16 +293,27 @@ pub fn refused(refusal: &Refusal) -> Status {
 }
 
 /// A request that would have more bytes on their way than a limit of the edge allows.
-pub fn too_much_arriving(limit: &'static str, bytes: usize, max: usize) -> Status {
-    build(
-        Reason::RateLimited,
-        Repeat::Harmless,
-        &format!(
-            "{bytes} bytes more on their way would be more than {max}, the most that {limit} allows; nothing happened"
-        ),
-        &[("limit", limit), ("bytes", &bytes.to_string()), ("bytes_max", &max.to_string())],
-        None,
-    )
+pub fn too_much_arriving(full: &Full) -> Status {
+    full_of(full, Reason::RateLimited, Repeat::Harmless, "on their way", "nothing happened")
+}
+
+/// An answer to a read for which there is no room among those that clients have not read.
+pub fn too_much_leaving(full: &Full) -> Status {
+    full_of(full, Reason::RateLimited, Repeat::Harmless, "that wait to be read", "nothing happened")
+}
+
+/// The same of a call that has done something.
+pub fn answer_dropped(full: &Full) -> Status {
+    let end = "the call was carried out, and its answer is dropped";
+    full_of(full, Reason::OutcomeUnknown, Repeat::Harmful, "that wait to be read", end)
+}
+
+fn full_of(full: &Full, reason: Reason, repeat: Repeat, which: &str, end: &str) -> Status {
+    let Full { name, bytes, max } = full;
+    let text =
+        format!("{bytes} bytes more {which} would be more than {max}, the most that {name} allows; {end}");
+    let metadata = [("limit", *name), ("bytes", &bytes.to_string()), ("bytes_max", &max.to_string())];
+    build(reason, repeat, &text, &metadata, None)
 }
 
 /// A request that was not there in time.

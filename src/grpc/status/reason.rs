@@ -63,6 +63,8 @@ pub enum Reason {
     NoCredentials,
     /// Nobody has these credentials.
     UnknownCredentials,
+    /// The certificate of the connection is not good any more.
+    CertificateLapsed,
     /// Who calls may not do this.
     AccessDenied,
     /// The lease is not the lock's any more.
@@ -135,7 +137,7 @@ pub enum Repeat {
 
 impl Reason {
     /// All of them, in the order of `docs/errors.md`.
-    pub const ALL: [Reason; 53] = [
+    pub const ALL: [Reason; 54] = [
         Reason::InvalidName,
         Reason::InvalidOwner,
         Reason::InvalidTtl,
@@ -164,6 +166,7 @@ impl Reason {
         Reason::TooLarge,
         Reason::NoCredentials,
         Reason::UnknownCredentials,
+        Reason::CertificateLapsed,
         Reason::AccessDenied,
         Reason::LeaseLost,
         Reason::TokenNotHeld,
@@ -222,6 +225,7 @@ impl Reason {
             Reason::TooLarge => "TOO_LARGE",
             Reason::NoCredentials => "NO_CREDENTIALS",
             Reason::UnknownCredentials => "UNKNOWN_CREDENTIALS",
+            Reason::CertificateLapsed => "CERTIFICATE_LAPSED",
             Reason::AccessDenied => "ACCESS_DENIED",
             Reason::LeaseLost => "LEASE_LOST",
             Reason::TokenNotHeld => "TOKEN_NOT_HELD",
@@ -280,7 +284,9 @@ impl Reason {
             | Reason::DuplicateKey
             | Reason::DuplicateItem
             | Reason::TooLarge => Code::InvalidArgument,
-            Reason::NoCredentials | Reason::UnknownCredentials => Code::Unauthenticated,
+            Reason::NoCredentials | Reason::UnknownCredentials | Reason::CertificateLapsed => {
+                Code::Unauthenticated
+            }
             Reason::AccessDenied => Code::PermissionDenied,
             Reason::LeaseLost
             | Reason::TokenNotHeld
@@ -340,6 +346,7 @@ impl Reason {
             | Reason::TooLarge
             | Reason::NoCredentials
             | Reason::UnknownCredentials
+            | Reason::CertificateLapsed
             | Reason::AccessDenied
             | Reason::TooManyWaiters
             | Reason::Overloaded
@@ -400,6 +407,7 @@ impl Reason {
             | Reason::TooLarge
             | Reason::NoCredentials
             | Reason::UnknownCredentials
+            | Reason::CertificateLapsed
             | Reason::AccessDenied
             | Reason::LeaseLost
             | Reason::TokenNotHeld

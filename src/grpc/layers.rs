@@ -348,7 +348,6 @@ where
         request.extensions_mut().insert(time);
         let connection = request.extensions().get::<ConnectionInfo>().map(|info| info.leaving.clone());
         let leaving = Leaving { connection, daemon: self.layer.leaving.clone() };
-        let path = request.uri().path().to_owned();
         let answer = self.inner.call(self.layer.arrivals.bounded(request)).instrument(call.span.clone());
         Box::pin(async move {
             // A panic ends this call only, and its client is told so. No state of the call outlives it; what the rooms
@@ -359,7 +358,7 @@ where
             };
             let response = match call.method.streams {
                 true => leaving.stream(response),
-                false => leaving.whole(response, &path).await,
+                false => leaving.whole(response, &call.method).await,
             };
             // An error without a body has its code in the headers.
             call.note_code(response.headers());

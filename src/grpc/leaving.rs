@@ -25,6 +25,7 @@ use crate::access::methods::{self, Entrance};
 use crate::limits::{
     LEAVING_BYTES_MAX, LEAVING_BYTES_PER_CONNECTION_MAX, LEAVING_SMALL_BYTES as SMALL_BYTES,
 };
+use crate::meter::calls::MethodMeter;
 
 /// What an answer takes up, in times of its length: tonic encodes into a buffer that grows by doubling, and keeps all of it.
 const TAKEN_UP: usize = 2;
@@ -49,13 +50,13 @@ pub struct Leaving {
 
 impl Leaving {
     /// The answer of a call that is no stream, encoded and counted; or what its client is told instead.
-    pub async fn whole(self, answer: Response<Body>, path: &str) -> Response<Body> {
+    pub async fn whole(self, answer: Response<Body>, method: &MethodMeter) -> Response<Body> {
         let (head, mut body) = answer.into_parts();
         let first = future::poll_fn(|context| Poll::Ready(Pin::new(&mut body).poll_frame(context))).await;
         let first = match first {
             Poll::Ready(Some(Ok(frame))) => match self.counted(frame, false) {
                 Ok(frame) => Some(Ok(frame)),
-                Err(full) => return too_much(&full, path).into_http(),
+                Err(full) => return too_much(&full, method).into_http(),
             },
             Poll::Ready(Some(Err(status))) => Some(Err(status)),
             Poll::Ready(None) | Poll::Pending => None,
@@ -97,8 +98,8 @@ impl AsRef<[u8]> for Unread {
     }
 }
 
-fn too_much(full: &Full, path: &str) -> Status {
-    match methods::entrance(path) {
+fn too_much(full: &Full, method: &MethodMeter) -> Status {
+    match methods::entrance(&format!("/{}/{}", method.service, method.method)) {
         Some(Entrance::Needs(need)) if need.right != Right::Read => status::answer_dropped(full),
         Some(_) | None => status::too_much_leaving(full),
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryFutureExt};
+use futures::{FutureExt, StreamExt, TryFutureExt};
 use tokio::sync::watch;
 use tonic::{Extensions, Request, Response, Status};
 
@@ -66,13 +66,13 @@ impl LockService for LockApi {
     ) -> Result<Response<v1::AcquireResponse>, Status> {
         let caller = access::permit(&request)?;
         let (_, extensions, message) = request.into_parts();
-        let named = message.clone();
+        let named = caller.named(&message);
         let mut asked = convert::acquire(message, &self.limits).map_err(|e| status::invalid(&e))?;
         let deadline = self.deadline(&extensions, asked.wait);
         asked.wait = self.cut(asked.wait, deadline);
         let repeat = repeat_of(asked.owner.as_ref());
         let acquired = self.locks.acquire(asked, deadline).map_err(|e| failed(&e, repeat));
-        let acquisition = caller.unless_revoked(named, acquired).await?;
+        let acquisition = caller.unless_revoked(named, acquired.boxed()).await?;
         Ok(Response::new(convert::acquisition(&acquisition, self.clock.now())))
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::channel::mpsc;
 use futures::future::{self, Either};
 use futures::stream::{self, BoxStream};
-use futures::{SinkExt, Stream, StreamExt, TryFutureExt};
+use futures::{FutureExt, SinkExt, Stream, StreamExt, TryFutureExt};
 use tokio::sync::watch;
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
@@ -103,7 +103,7 @@ impl QueueService for QueueApi {
         asked.wait = asked.wait.min(deadline.since(self.clock.now()));
         // At worst an item was leased that nobody got, and comes again.
         let reserved = self.queues.reserve(asked, deadline).map_err(|e| failed(&e, Repeat::Harmless));
-        let reserved = caller.unless_revoked(request.into_inner(), reserved).await?;
+        let reserved = caller.unless_revoked(caller.named(request.get_ref()), reserved.boxed()).await?;
         let now = self.clock.now();
         let items = reserved.into_iter().map(|item| convert::reserved(item, now)).collect();
         Ok(Response::new(v1::ReserveResponse { items }))

@@ -26,6 +26,7 @@ use super::status;
 use crate::access::methods::{self, Entrance};
 use crate::access::{Credentials, Identity, Need, Refusal, Rules, Service, token};
 use crate::meter::calls::Calls;
+use crate::telemetry;
 
 /// Lets calls in. Without rules, all of them.
 #[derive(Clone)]
@@ -185,6 +186,9 @@ impl Caller {
     /// # Errors
     /// The refusal as the client gets it.
     pub fn permit(&self, request: &impl Named) -> Result<(), Status> {
+        if self.known.is_none() && !telemetry::is_traced() {
+            return Ok(());
+        }
         let asks = request.asks();
         traced::record(self.service, &asks);
         let Some(Known { identity, need, .. }) = &self.known else { return Ok(()) };
@@ -218,20 +222,25 @@ impl Caller {
         })
     }
 
+    /// The request, for [`Caller::unless_revoked`]; `None` where nothing can be revoked, as for most.
+    pub fn named<N: Clone>(&self, request: &N) -> Option<N> {
+        (self.known.is_some() || self.shown.is_some()).then(|| request.clone())
+    }
+
     /// Gives a call up that waits, when it would not be let in any more, and says why. Only for what may be
-    /// dropped at any moment: what it has taken until then is given back, or runs out.
+    /// dropped at any moment: what it has taken until then is given back, or runs out. Most calls wait with nothing that can be
+    /// revoked, so what watches over that is made only where it can.
     ///
     /// # Errors
     /// That refusal, and what the call itself comes to.
     pub async fn unless_revoked<T>(
         &self,
-        request: impl Named + Send + Sync,
-        call: impl Future<Output = Result<T, Status>> + Send,
+        request: Option<impl Named + Send + Sync>,
+        call: BoxFuture<'_, Result<T, Status>>,
     ) -> Result<T, Status> {
-        let Some(revoked) = self.revoked(request) else { return call.await };
-        let revoked = pin!(revoked);
+        let Some(revoked) = request.and_then(|request| self.revoked(request)) else { return call.await };
         // The refusal first: what is got in the same moment is not handed out.
-        match future::select(revoked, pin!(call)).await {
+        match future::select(revoked.boxed(), call).await {
             Either::Left((status, _)) => Err(status),
             Either::Right((answer, _)) => answer,
         }

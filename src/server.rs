@@ -364,6 +364,10 @@ async fn watch_quorum(cluster: Arc<Cluster>, router: Arc<HintRouter>, sender: wa
     let clock = cluster.runtime.clock.clone();
     while !sender.is_closed() {
         let changed = futures::future::select(router.states.listen(), cluster.views.refreshed());
+        if cluster.views.current().is_none() {
+            // Who looks for a list need not wait for its next look.
+            cluster.views.want();
+        }
         let can_serve = cluster.reachable() >= cluster.size.quorum();
         let flipped = sender.send_if_modified(|now| std::mem::replace(now, can_serve) != can_serve);
         if flipped && can_serve {

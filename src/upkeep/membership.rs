@@ -138,8 +138,14 @@ impl Membership {
             if next == Next::Again || !ready {
                 // Daemons that want the same get apart.
                 pause_max = (pause_max * 2).min(INTERVAL / 2);
-                let pause = PAUSE_MIN + runtime.entropy.jitter(pause_max);
-                runtime.clock.sleep_until(runtime.clock.now() + pause).await;
+                let timer =
+                    runtime.clock.sleep_until(runtime.clock.now() + runtime.entropy.jitter(pause_max));
+                match next {
+                    Next::Again => timer.await,
+                    // A node that can be reached now may show a list.
+                    Next::Rest => drop(future::select(wanted, timer).await),
+                }
+                runtime.clock.sleep_until(runtime.clock.now() + PAUSE_MIN).await;
                 continue;
             }
             pause_max = PAUSE_MIN;

@@ -1,5 +1,5 @@
-//! Assembles the two scripts from `lua/`: constants, prelude, gate, operations, dispatch; then [`literals`] writes the
-//! constants in.
+//! Assembles the two scripts from `lua/`: constants, prelude, gate, operations, dispatch. At last the constants are written in
+//! (`literals.rs`).
 //!
 //! Cluster, size and index are part of the text, so a digest that one server knows is no other cluster's or node's.
 

@@ -318,6 +318,8 @@ impl Inner {
             Some(Err(RegisterError::OutcomeUnknown)) | None => {
                 Err(RegisterError::DeadlineExceeded { waited: self.now().since(started) }.into())
             }
+            // That was the look's own time, which says nothing of the caller's.
+            Some(Err(RegisterError::DeadlineExceeded { .. })) => Err(self.registers.no_quorum().into()),
             Some(Err(error)) => Err(error.clone().into()),
         }
     }

@@ -200,6 +200,11 @@ impl<K: Kind> Registers<K> {
         &self.inner.cluster
     }
 
+    /// That too few members answered in time, with what is wrong with each as far as is known.
+    pub fn no_quorum(&self) -> RegisterError {
+        self.inner.no_quorum()
+    }
+
     /// Changes one register.
     ///
     /// # Errors

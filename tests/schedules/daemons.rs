@@ -1,10 +1,12 @@
 //! Whole daemons: what the driver, the facade and the member list's task see to.
 
+use majorityd::lock::LockError;
 use majorityd::members::State;
 use majorityd::members::change::MemberChange;
 use majorityd::mutant::Mutant;
 use majorityd::node::embedded::{After, Keyspace};
 use majorityd::node::operation::Operation;
+use majorityd::register::RegisterError;
 
 use super::stage::{ACCEPT, Clocks, RIGHT, Stage, Way};
 use super::table::{Found, Table, ballot, first_list, founding, holds_and_breaks_without, promise};
@@ -253,4 +255,20 @@ fn nobody_goes_by_a_founding_that_is_not_confirmed() {
             "a daemon goes by a list that its founder may start over",
         )
     });
+}
+
+#[test]
+fn whose_time_is_up_is_told_that_a_look_has_failed_and_does_not_wait_for_its_deadline() {
+    let stage = Stage::on(Table::laid(3));
+    let a = stage.daemon(1, RIGHT);
+    (0..3).for_each(|node| a.way(node, Way::Cut));
+    let x = stage.acquire(&a, "x", 60, 1);
+    stage.pass(900);
+    assert!(x.ended().is_none(), "its time is not up");
+    // Longer than a look goes on without a quorum, and far from the deadline.
+    stage.pass(10_000);
+    let told = x.ended();
+    let told_that_nobody_answers =
+        matches!(&told, Some(Err(LockError::Register(RegisterError::NoQuorum { .. }))));
+    assert!(told_that_nobody_answers, "{told:?}");
 }

@@ -1,6 +1,6 @@
 //! The real clock, randomness and tasks. The only file that may use them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -12,7 +12,7 @@ use super::{Clock, Entropy, Moment, Runtime, Spawn};
 pub fn runtime() -> Runtime {
     Runtime {
         clock: Arc::new(SystemClock),
-        entropy: Arc::new(SystemEntropy),
+        entropy: Arc::new(SystemEntropy::default()),
         spawner: Arc::new(TokioSpawn(tokio::runtime::Handle::current())),
     }
 }
@@ -58,12 +58,28 @@ impl Clock for SystemClock {
     }
 }
 
-struct SystemEntropy;
+/// Draws so much at once as the operating system gives without a break: a call for each number is a fiftieth of what a lock
+/// costs a daemon. What has been given out is not kept.
+#[derive(Default)]
+struct SystemEntropy(Mutex<Vec<u8>>);
+
+const DRAWN: usize = 256;
+const NUMBER: usize = size_of::<u64>();
 
 impl Entropy for SystemEntropy {
     #[expect(clippy::disallowed_methods, reason = "this is where real randomness is drawn")]
     fn next_u64(&self) -> u64 {
-        getrandom::u64().expect("the operating system gives random numbers")
+        let mut drawn = self.0.lock().expect("no holder of this lock panics");
+        if drawn.is_empty() {
+            drawn.resize(DRAWN, 0);
+            getrandom::fill(&mut drawn).expect("the operating system gives random numbers");
+        }
+        let rest = drawn.len() - NUMBER;
+        let mut number = [0; NUMBER];
+        number.copy_from_slice(&drawn[rest..]);
+        drawn[rest..].fill(0);
+        drawn.truncate(rest);
+        u64::from_le_bytes(number)
     }
 }
 
@@ -72,5 +88,21 @@ struct TokioSpawn(tokio::runtime::Handle);
 impl Spawn for TokioSpawn {
     fn spawn(&self, task: BoxFuture<'static, ()>) {
         self.0.spawn(task);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn no_number_is_given_out_twice() {
+        let entropy = SystemEntropy::default();
+        let drawn: BTreeSet<u64> = (0..5 * DRAWN).map(|_| entropy.next_u64()).collect();
+        assert_eq!(drawn.len(), 5 * DRAWN);
+        let kept = entropy.0.lock().unwrap().len();
+        assert!(kept < DRAWN && kept.is_multiple_of(NUMBER), "{kept}");
     }
 }

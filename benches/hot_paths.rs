@@ -155,16 +155,12 @@ fn reply(size: usize) -> Vec<u8> {
     };
     let number = |number: u64| rmp_serde::to_vec(&number).unwrap();
     let proposer = string(&DAEMON.0.to_be_bytes());
-    let mut record = vec![0x9c];
-    for part in [number(9), proposer.clone(), number(9), proposer, string(&ballot(9).to_bytes()), text(b"")] {
-        record.extend(part);
-    }
-    record.extend(string(&value));
-    record.push(0x90);
-    for part in [number(0), number(0), number(1)] {
-        record.extend(part);
-    }
-    record.push(0xc2);
+    // Promise, ballot, copied, listed, place, due, guard, stamps, vid, recent, value.
+    let record = [
+        [number(9), proposer.clone(), number(9), proposer, number(0), number(1), text(b"")].concat(),
+        [number(0), number(0), text(b""), string(&ballot(9).to_bytes()), text(b""), string(&value)].concat(),
+    ]
+    .concat();
     let mut out = vec![0x96];
     out.extend(number(0));
     out.extend(string(&7u64.to_be_bytes()));

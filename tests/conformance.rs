@@ -390,6 +390,125 @@ async fn compare(redis: &RedisSubject, script: Vec<Step>, floor: bool) -> usize 
     claimed
 }
 
+async fn answers(connection: &Connection, operations: &[Operation]) -> Vec<Option<Answer>> {
+    match connection.send(founding(), operations).await {
+        Ok(BatchReply::Done { answers, .. }) => answers,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What may stand in a batch with others and does the same there as alone. What changes the list or the node record shuts
+/// the gate for whatever comes in another batch, and a report tells how many batches there were.
+fn stands_alone(operation: &Operation) -> bool {
+    let key = match operation {
+        Operation::Read { key } | Operation::Prepare { key, .. } => Some(key),
+        Operation::Accept(accept) => Some(&accept.key),
+        _ => None,
+    };
+    let others = matches!(
+        operation,
+        Operation::BeginJoin { .. }
+            | Operation::Merge { .. }
+            | Operation::EndJoin { .. }
+            | Operation::Found { .. }
+            | Operation::Report(_)
+    );
+    // A member has its item's id in it, so no two items have one and the same.
+    let is_its_own = match operation {
+        Operation::Accept(accept) => accept.place.as_ref().is_none_or(|place| {
+            let id = &place.member[Place::ORDER_LENGTH..];
+            accept.key.parts().is_some_and(|(_, name)| name.ends_with(&format!("{}{id}", Place::SEPARATOR)))
+        }),
+        _ => true,
+    };
+    !others && is_its_own && key.is_none_or(|key| *key != RegisterKey::members())
+}
+
+/// Records are read once for a batch and written once, and the index with them: nobody must be able to tell.
+#[test]
+fn a_batch_does_what_its_operations_do_one_by_one() {
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases: 200,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    let (together, met) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let result = runner.run(&script(), |script| {
+        let subjects = [EmbeddedSubject::default(), EmbeddedSubject::default()];
+        let tokio = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        tokio.block_on(async {
+            let mut connections = Vec::new();
+            for subject in &subjects {
+                let connection = subject.connect(ProposerId(1)).await;
+                connection.send(Ballot::ZERO, &found()).await.expect("the founding");
+                connections.push(connection);
+            }
+            let mut now = START;
+            for Step { later, mut operations, .. } in script {
+                now += later;
+                subjects.iter().for_each(|subject| subject.set_time(now));
+                operations.retain(stands_alone);
+                let operations = suited(operations, founding(), MEMORY);
+                let batch = answers(&connections[0], &operations).await;
+                let mut one_by_one = Vec::new();
+                for operation in &operations {
+                    one_by_one.extend(answers(&connections[1], std::slice::from_ref(operation)).await);
+                }
+                assert_eq!(batch, one_by_one, "{operations:#?}");
+                let dumps = subjects.each_ref().map(|subject| {
+                    let mut dump = subject.dump();
+                    dump.remove(b"majorityd:writes");
+                    normal(&dump)
+                });
+                assert_eq!(dumps[0], dumps[1], "after {operations:#?}");
+                together.fetch_add(usize::from(operations.len() > 1), Ordering::Relaxed);
+                let accepts = operations.iter().filter_map(|operation| match operation {
+                    Operation::Accept(accept) => Some(accept.key.clone()),
+                    _ => None,
+                });
+                let mut keys: Vec<_> = accepts.collect();
+                let all = keys.len();
+                keys.sort();
+                keys.dedup();
+                met.fetch_add(usize::from(keys.len() < all), Ordering::Relaxed);
+            }
+        });
+        Ok(())
+    });
+    result.unwrap_or_else(|failure| panic!("{failure}"));
+    let (together, met) = (together.into_inner(), met.into_inner());
+    assert!(together > 100 && met > 20, "hardly any met: {together}, {met}");
+}
+
+/// A server without memory takes none of a batch's writes, and says so to whoever wrote or went by them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_server_has_no_memory_for_fails_and_reads_do_not() {
+    let redis = RedisSubject::new();
+    redis.set_time(START);
+    let connection = redis.connect(ProposerId(1)).await;
+    connection.send(Ballot::ZERO, &found()).await.expect("the founding");
+    let put =
+        |name| Operation::Accept(Arc::new(Accept { listed: true, ..accept(lock(name), ballot(1, 1), "x") }));
+    let read = |name| Operation::Read { key: lock(name) };
+    answers(&connection, &[put("before")]).await;
+    let before = redis.dump();
+    assert_eq!(redis.0.command(&["CONFIG", "SET", "maxmemory", "1"]), Reply::Status("OK".into()));
+    let batch = [put("a"), read("before"), read("a"), put("b"), read("none")];
+    let answered = answers(&connection, &batch).await;
+    for (i, answer) in answered.iter().enumerate() {
+        match (i, answer) {
+            (0 | 2 | 3, Some(Answer::Failed { message })) => assert!(message.contains("OOM"), "{message}"),
+            (1, Some(Answer::Record(Some(_)))) | (4, Some(Answer::Record(None))) => {}
+            _ => panic!("{i}: {answer:?}"),
+        }
+    }
+    assert_eq!(redis.dump(), before, "nothing of it was done");
+    assert_eq!(redis.0.command(&["CONFIG", "SET", "maxmemory", "0"]), Reply::Status("OK".into()));
+    let answered = answers(&connection, &batch).await;
+    assert_eq!((&answered[0], &answered[3]), (&Some(Answer::Accepted), &Some(Answer::Accepted)));
+    assert!(matches!(answered[2], Some(Answer::Record(Some(_)))), "{answered:?}");
+}
+
 fn items_of(answer: &Answer) -> usize {
     match answer {
         Answer::Claimed(claimed) => claimed.items.len(),

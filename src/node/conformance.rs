@@ -186,31 +186,29 @@ impl Source {
             rmp::encode::write_str_len(out, bytes.len() as u32).expect(FITS);
             out.extend_from_slice(bytes);
         };
-        rmp::encode::write_array_len(&mut out, 12).expect(FITS);
         for ballot in [self.promise, self.ballot] {
             number(&mut out, ballot.token.get());
             bytes(&mut out, &ballot.proposer.0.to_be_bytes());
         }
-        bytes(&mut out, &self.ballot.to_bytes());
-        bytes(&mut out, b"");
-        bytes(&mut out, &self.value);
-        rmp::encode::write_array_len(&mut out, 2 * self.stamps.len() as u32).expect(FITS);
-        for (stamp, since) in &self.stamps {
-            bytes(&mut out, &stamp.to_bytes());
-            number(&mut out, *since);
-        }
-        // Guard, copied, listed.
-        for field in [0, 0, self.listed.into()] {
+        let (place, due) = self.place.as_ref().map_or((String::new(), Duration::ZERO), |place| {
+            (format!("{}{}", place.set, place.member), place.due)
+        });
+        // Copied, listed.
+        for field in [0, self.listed.into()] {
             number(&mut out, field);
         }
-        match &self.place {
-            None => rmp::encode::write_bool(&mut out, false).expect(FITS),
-            Some(Place { set, member, due }) => {
-                rmp::encode::write_array_len(&mut out, 3).expect(FITS);
-                bytes(&mut out, set.to_string().as_bytes());
-                bytes(&mut out, member.as_bytes());
-                number(&mut out, due.as_millis() as u64);
-            }
+        bytes(&mut out, place.as_bytes());
+        // Due, guard.
+        for field in [due.as_millis() as u64, 0] {
+            number(&mut out, field);
+        }
+        let stamps = self
+            .stamps
+            .iter()
+            .flat_map(|(stamp, since)| [&stamp.to_bytes()[..], format!("{since:016}").as_bytes()].concat());
+        bytes(&mut out, &stamps.collect::<Vec<_>>());
+        for field in [&self.ballot.to_bytes()[..], b"", &self.value] {
+            bytes(&mut out, field);
         }
         out.into()
     }
@@ -439,6 +437,7 @@ cases! {
     queues::the_floor_is_told_with_a_claim,
     queues::a_census_counts_all_and_shows_the_first,
     queues::queues_do_not_meet,
+    queues::a_batch_announces_each_queue_once,
     queues::claims_and_censuses_are_gated,
     queues::places_come_with_merges_and_their_times_begin_anew,
     queues::what_is_done_is_guarded_until_it_may_be_forgotten,
@@ -675,9 +674,10 @@ async fn what_was_copied_is_overwritten_by_its_own_ballot(subject: &dyn Subject)
     connection.run(put("a", ballot(1, 1), "x")).await;
     let key = [RECORD_PREFIX.as_bytes(), b"l:a"].concat();
     let Some(Entry::Bytes(record)) = subject.dump().get(&key).cloned() else { panic!("a record") };
-    // The last three fields are `copied`, `listed` and `place`, a byte each.
+    // `copied` is the byte after two ballots, of two times nine bytes each.
     let mut copied = record.to_vec();
-    let at = copied.len() - 3;
+    let at = 36;
+    assert_eq!((&copied[..at / 2], copied[at]), (&record[at / 2..at], 0));
     copied[at] = 1;
     subject.put(&key, Entry::Bytes(copied.into()));
     assert!(connection.record("a").await.expect("there").copied);

@@ -17,7 +17,8 @@
 //! | `majorityd:seen` | string | for each node `[microseconds, memory, writes]`: when a daemon last said that it reached it, by this node's clock, and the highest count out of the memory last told of; a hint | `report` | never |
 //! | `majorityd:n:INDEX` | sorted set | register keys of what the node INDEX has missed, at most 100,000; a hint | `report`, `missed` | when empty, and when a join removes old data |
 //!
-//! "Never" leaves out FLUSHALL. Records, the node record and what was seen are MessagePack. Scores are 0, but for those of
+//! "Never" leaves out FLUSHALL. The node record and what was seen are MessagePack arrays; a record is MessagePack values one
+//! after the other, in the order of the script's prelude. Scores are 0, but for those of
 //! queues that are times.
 //!
 //! Sets of a queue: `r` ready, `w` delayed, `l` leased, `d` dead, `x` done, and `m` marked: somebody has claimed it a moment
@@ -64,7 +65,7 @@ pub const WRITES_KEY: &str = "majorityd:writes";
 /// What stands before a register key.
 pub const RECORD_PREFIX: &str = "majorityd:r:";
 /// The format of records and batches that this version writes; part of the node record.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// The channel that wakes one daemon.
 pub fn daemon_channel(cluster: &str, daemon: ProposerId) -> String {

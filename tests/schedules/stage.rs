@@ -82,15 +82,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("no holder of this lock panics")
 }
 
-/// The number that stands first in the first operation of a batch.
+/// The code of the first operation of a batch, after the list, three numbers and the keys.
 fn kind_of(payload: &[u8]) -> u8 {
-    let mut rest = payload;
     let expect = "a batch";
-    rmp::decode::read_array_len(&mut rest).expect(expect);
-    let list = rmp::decode::read_str_len(&mut rest).expect(expect) as usize;
-    rest = &rest[list..];
-    rmp::decode::read_array_len(&mut rest).expect(expect);
-    rmp::decode::read_array_len(&mut rest).expect(expect);
+    fn text<'a>(rest: &mut &'a [u8], expect: &str) -> &'a [u8] {
+        let length = rmp::decode::read_str_len(rest).expect(expect) as usize;
+        rest.split_off(..length).expect(expect)
+    }
+    let mut rest = payload;
+    text(&mut rest, expect);
+    let [keys, _operations, _wanted] =
+        [(); 3].map(|()| rmp::decode::read_int::<u64, _>(&mut rest).expect(expect));
+    for _ in 0..keys {
+        text(&mut rest, expect);
+    }
     rmp::decode::read_int(&mut rest).expect(expect)
 }
 

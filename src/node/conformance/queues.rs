@@ -129,6 +129,43 @@ pub(super) async fn a_claim_prepares_the_first_ready_items_in_order(subject: &dy
     assert_eq!(connection.counts().await, [3, 0, 1, 0, 0]);
 }
 
+pub(super) async fn a_batch_announces_each_queue_once(subject: &dyn Subject) {
+    let first = super::member(subject).await;
+    let mut second = subject.connect(ProposerId(2)).await;
+    second.node.watch_changes(true);
+    let put = |queue: &str, order: usize, token: u64| {
+        let id = format!("{order}");
+        let place = place('r', order, &id, Duration::ZERO);
+        let accept = Accept { announce: true, place, ..accept(item_of(queue, &id), ballot(token, 1), "x") };
+        Operation::Accept(Arc::new(accept))
+    };
+    let end = |token| {
+        let accept = Accept { wake: vec![ProposerId(2)], ..accept(lock("end"), ballot(token, 1), "x") };
+        Operation::Accept(Arc::new(accept))
+    };
+    for token in 1.. {
+        let batch =
+            [put("a", 1, token), put("a", 2, token), put("b", 1, token), put("a", 3, token), end(token)];
+        let (_, _, answers) = first.done(founding(), &batch).await;
+        assert!(answers.iter().all(|answer| *answer == Some(Answer::Accepted)), "{answers:?}");
+        let mut heard = Vec::new();
+        loop {
+            match second.hint().await {
+                Hint::Wake(_) => break,
+                Hint::Changed(key) => heard.push(key),
+                Hint::State => {}
+            }
+        }
+        if !heard.is_empty() {
+            assert_eq!(heard, [item_of("a", "1").as_bytes(), item_of("b", "1").as_bytes()]);
+            break;
+        }
+        // The wish to hear has not reached the server yet.
+        subject.pause().await;
+        assert!(token < 3_000, "changes are never heard");
+    }
+}
+
 pub(super) async fn claims_are_bounded(subject: &dyn Subject) {
     let connection = super::member(subject).await;
     for order in 0..6 {

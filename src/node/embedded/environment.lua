@@ -1,8 +1,8 @@
 -- What a script finds in an embedded server, as in Redis 7. Called with the Rust side's `run` (a command's reply, an
--- error as {err = …}), `pack` and `unpack` (what is wrong or false, a value, and a table of all unless there is just this
--- one). Returns the environment of scripts, where ARGV is put, and `invoke`.
+-- error as {err = …}), `pack`, `unpack` and `unpack_limit` (what is wrong; or false, and what it returns). Returns the
+-- environment of scripts, where ARGV is put, and `invoke`.
 -- The wrappers are here and not in Rust so that what they raise is a table or a string and not the binding's userdata.
-local run, pack, unpack_all = ...
+local run, pack, unpack_all, unpack_some = ...
 
 local function call(...)
   local reply = run(...)
@@ -12,21 +12,25 @@ local function call(...)
   return reply
 end
 
-local function unpack_string(bytes)
-  local bad, value, all = unpack_all(bytes)
+local function checked(bad, ...)
   if bad then
-    -- Level 2 names the line of the script.
-    error(bad, 2)
+    -- Level 3 names the line of the script: between it and this is a tail call.
+    error(bad, 3)
   end
-  if all then
-    return unpack(all, 1, all.n)
-  end
-  return value
+  return ...
+end
+
+local function unpack_string(bytes)
+  return checked(unpack_all(bytes))
+end
+
+local function unpack_limit(bytes, limit, offset)
+  return checked(unpack_some(bytes, limit, offset))
 end
 
 local environment = {
   redis = { call = call, pcall = run },
-  cmsgpack = { pack = pack, unpack = unpack_string },
+  cmsgpack = { pack = pack, unpack = unpack_string, unpack_limit = unpack_limit },
   string = string, table = table, math = math,
   assert = assert, error = error, ipairs = ipairs, next = next, pairs = pairs, pcall = pcall, rawequal = rawequal,
   rawget = rawget, select = select, setmetatable = setmetatable, getmetatable = getmetatable, tonumber = tonumber,

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use mlua::state::{GcIncParams, GcMode};
-use mlua::{Function, Lua, LuaOptions, LuaString, MultiValue, StdLib, Table, Value};
+use mlua::{Function, IntoLuaMulti, Lua, LuaOptions, LuaString, MultiValue, StdLib, Table, Value};
 
 use super::keyspace::{Keyspace, Reply};
 use super::msgpack;
@@ -81,10 +81,16 @@ impl Interpreter {
             lua.create_string(out)
         });
         let unpack = lua.create_function(unpack_all);
+        let unpack_limit = lua.create_function(unpack_limit);
         let (environment, invoke) = lua
             .load(include_str!("environment.lua"))
             .set_name("@environment")
-            .call((run.expect(MEMORY), pack.expect(MEMORY), unpack.expect(MEMORY)))
+            .call((
+                run.expect(MEMORY),
+                pack.expect(MEMORY),
+                unpack.expect(MEMORY),
+                unpack_limit.expect(MEMORY),
+            ))
             .expect("the environment is a valid script");
         Self { environment, invoke, compiled: BTreeMap::new(), store, lua }
     }
@@ -178,31 +184,52 @@ fn to_lua(lua: &Lua, reply: Reply) -> mlua::Result<Value> {
     })
 }
 
-/// What `unpack` in `environment.lua` goes by: what is wrong, the only value, or a table of all with their number `n`.
-type Unpacked = (Option<&'static str>, Value, Option<Table>);
+/// All values of a string, after `false`; or what is wrong.
+fn unpack_all(lua: &Lua, input: LuaString) -> mlua::Result<MultiValue> {
+    let bytes = input.as_bytes();
+    Ok(match unpack_some(lua, &bytes, usize::MAX)? {
+        Ok((values, _)) => values,
+        Err(bad) => bad.message().into_lua_multi(lua)?,
+    })
+}
 
-/// All values of a string.
-fn unpack_all(lua: &Lua, input: LuaString) -> mlua::Result<Unpacked> {
-    let (mut values, bytes) = (Vec::with_capacity(1), input.as_bytes());
-    let mut rest: &[u8] = &bytes;
-    while !rest.is_empty() {
+/// As [`unpack_all`], but so many values at most from an offset on, and after the `false` where the rest begins: -1 if there
+/// is none.
+fn unpack_limit(lua: &Lua, (input, limit, offset): (LuaString, usize, usize)) -> mlua::Result<MultiValue> {
+    let bytes = input.as_bytes();
+    let Some(from) = bytes.get(offset..) else {
+        return "Start offset greater than input length.".into_lua_multi(lua);
+    };
+    let (mut values, rest) = match unpack_some(lua, from, limit)? {
+        Ok(unpacked) => unpacked,
+        Err(bad) => return bad.message().into_lua_multi(lua),
+    };
+    let rest = if rest.is_empty() { -1.0 } else { (bytes.len() - rest.len()) as f64 };
+    // In front of the values and after the `false`.
+    values.pop_front();
+    values.push_front(Value::Number(rest));
+    values.push_front(Value::Boolean(false));
+    Ok(values)
+}
+
+/// `false` and so many values at most, and what is left.
+fn unpack_some<'a>(
+    lua: &'a Lua,
+    mut rest: &'a [u8],
+    limit: usize,
+) -> mlua::Result<Result<(MultiValue, &'a [u8]), msgpack::Bad>> {
+    let mut values = MultiValue::new();
+    values.push_back(Value::Boolean(false));
+    while !rest.is_empty() && values.len() <= limit {
         match msgpack::unpack(lua, rest)? {
             Ok((value, left)) => {
-                values.push(value);
+                values.push_back(value);
                 rest = left;
             }
-            Err(bad) => return Ok((Some(bad.message()), Value::Nil, None)),
+            Err(bad) => return Ok(Err(bad)),
         }
     }
-    if values.len() == 1 {
-        return Ok((None, values.remove(0), None));
-    }
-    let all = lua.create_table()?;
-    all.raw_set("n", values.len())?;
-    for (index, value) in values.into_iter().enumerate() {
-        all.raw_set(index + 1, value)?;
-    }
-    Ok((None, Value::Nil, Some(all)))
+    Ok(Ok((values, rest)))
 }
 
 #[cfg(test)]
@@ -240,5 +267,16 @@ mod tests {
         assert_eq!(run("\nlocal x = cmsgpack.unpack('\\146\\1')"), Err(missing.into()));
         let bad = "user_script:1: Bad data format in input.";
         assert_eq!(run("local x = cmsgpack.unpack('\\193')"), Err(bad.into()));
+        assert_eq!(run("local x = cmsgpack.unpack_limit('\\1\\193', 2, 0)"), Err(bad.into()));
+    }
+
+    #[test]
+    fn so_many_values_are_unpacked_from_an_offset_on() {
+        let list = |call: &str| run(&format!("local t = {{ {call} }} return table.concat(t, ' ')"));
+        assert_eq!(list("cmsgpack.unpack('\\1\\2\\3')"), Ok("1 2 3".into()));
+        assert_eq!(list("cmsgpack.unpack_limit('\\1\\2\\3', 2, 0)"), Ok("2 1 2".into()));
+        assert_eq!(list("cmsgpack.unpack_limit('\\1\\2\\3', 2, 1)"), Ok("-1 2 3".into()));
+        assert_eq!(list("cmsgpack.unpack_limit('\\1\\2\\3', 9, 1)"), Ok("-1 2 3".into()));
+        assert!(list("cmsgpack.unpack_limit('\\1', 1, 2)").unwrap_err().contains("greater than input"));
     }
 }

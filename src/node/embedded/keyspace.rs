@@ -82,8 +82,24 @@ impl Keyspace {
                 self.insert(key.clone(), Entry::Bytes(value.clone()));
                 Reply::Status("OK")
             }
-            (b"ZADD", [key, score, name]) => self.add_name(key, score, name),
-            (b"ZREM", [key, name]) => self.remove_name(key, name),
+            (b"MGET", keys) if !keys.is_empty() => {
+                // What is no string is nothing here, in Redis, too.
+                let found = keys.iter().map(|key| match self.get_string(key) {
+                    Reply::Bytes(bytes) => Reply::Bytes(bytes),
+                    _ => Reply::Nil,
+                });
+                Reply::Array(found.collect())
+            }
+            (b"MSET", pairs) if !pairs.is_empty() && pairs.len().is_multiple_of(2) => {
+                for pair in pairs.chunks_exact(2) {
+                    self.insert(pair[0].clone(), Entry::Bytes(pair[1].clone()));
+                }
+                Reply::Status("OK")
+            }
+            (b"ZADD", [key, rows @ ..]) if !rows.is_empty() && rows.len().is_multiple_of(2) => {
+                self.add_names(key, rows)
+            }
+            (b"ZREM", [key, names @ ..]) if !names.is_empty() => self.remove_names(key, names),
             (b"ZRANGEBYLEX", [key, min, max, limit, offset, count]) if limit.as_ref() == b"LIMIT" => {
                 self.range(key, min, max, offset, count)
             }
@@ -110,8 +126,8 @@ impl Keyspace {
                 self.scan(cursor, pattern, count)
             }
             (
-                b"GET" | b"SET" | b"UNLINK" | b"INCR" | b"SCAN" | b"ZADD" | b"ZCARD" | b"ZREM" | b"ZRANGE"
-                | b"ZRANGEBYLEX" | b"ZRANGEBYSCORE",
+                b"GET" | b"MGET" | b"SET" | b"MSET" | b"UNLINK" | b"INCR" | b"SCAN" | b"ZADD" | b"ZCARD"
+                | b"ZREM" | b"ZRANGE" | b"ZRANGEBYLEX" | b"ZRANGEBYSCORE",
                 _,
             ) => Reply::Error(WRONG_NUMBER.to_owned()),
             _ => return None,
@@ -167,25 +183,29 @@ impl Keyspace {
         Reply::Array(vec![Reply::Bytes(next), Reply::Array(shown.collect())])
     }
 
-    fn add_name(&mut self, key: &Bytes, score: &[u8], name: &Bytes) -> Reply {
-        let Some(score) = integer(score) else {
+    fn add_names(&mut self, key: &Bytes, rows: &[Bytes]) -> Reply {
+        let scores: Option<Vec<_>> = rows.chunks_exact(2).map(|row| integer(&row[0])).collect();
+        let Some(scores) = scores else {
             return Reply::Error("ERR only integers are known here as scores".to_owned());
         };
         match self.entries.entry(key.clone()).or_insert_with(|| Entry::Sorted(SortedSet::default())) {
-            Entry::Sorted(set) => Reply::Integer(set.insert(name.clone(), score).into()),
+            Entry::Sorted(set) => {
+                let rows = rows.chunks_exact(2).zip(scores);
+                Reply::Integer(rows.map(|(row, score)| i64::from(set.insert(row[1].clone(), score))).sum())
+            }
             Entry::Bytes(_) => wrong_type(),
         }
     }
 
-    fn remove_name(&mut self, key: &[u8], name: &[u8]) -> Reply {
+    fn remove_names(&mut self, key: &[u8], names: &[Bytes]) -> Reply {
         let Some(entry) = self.entries.get_mut(key) else { return Reply::Integer(0) };
         let Entry::Sorted(set) = entry else { return wrong_type() };
-        let removed = set.remove(name);
+        let removed = names.iter().map(|name| i64::from(set.remove(name))).sum();
         // Redis keeps no empty set.
         if set.is_empty() {
             self.entries.remove(key);
         }
-        Reply::Integer(removed.into())
+        Reply::Integer(removed)
     }
 
     /// The set under a key; `None` where there is nothing.

@@ -1,73 +1,68 @@
--- accept {ACCEPT, key, token, proposer, value, vid, recent, stamp names, guard ms, listed, next token, announce,
--- daemons to wake, place}: store a value under a ballot (protocol, section 1).
+-- accept {ACCEPT, slot}, token, proposer, next token, head, stamp names, tail, listed, place, due ms, announce, daemon to
+-- wake: store a value under a ballot (protocol, section 1). The record is the head, its stamps, and the tail; in the head
+-- stands the higher of both tokens as the promise. Stamp names are one string, and so are the daemons.
 -- Answers ACCEPTED, {CONFLICT, token, proposer} or TOO_FAR_AHEAD. A stamp that the record had keeps its time, a new one
 -- gets this node's. The same accept again is ACCEPTED and changes nothing.
 
-local watched
--- Whether anybody listens for changes; asked at most once a batch.
-local function is_watched()
-  if watched == nil then
-    local reply = redis.pcall('PUBSUB', 'NUMSUB', CHANGES)
-    watched = type(reply) == 'table' and (tonumber(reply[2]) or 0) > 0
-  end
-  return watched
-end
+-- This node's time as a stamp has it; made when the first is wanted.
+local now_digits
 
-local function stamps_of(names, record)
+local function stamps_of(stamp_names, held)
+  if stamp_names == '' then
+    return ''
+  end
+  now_digits = now_digits or string.format('%016.0f', now_us)
+  if held == '' and #stamp_names == STAMP_NAME then
+    -- As most are.
+    return stamp_names .. now_digits
+  end
   local since = {}
-  if record then
-    local held = record[STAMPS]
-    for i = 1, #held, 2 do
-      since[held[i]] = not_ahead(held[i + 1])
+  for i = 1, #held, STAMP_LENGTH do
+    local digits = string.sub(held, i + STAMP_NAME, i + STAMP_LENGTH - 1)
+    if not_ahead(tonumber(digits)) == now_us then
+      digits = now_digits
     end
+    since[string.sub(held, i, i + STAMP_NAME - 1)] = digits
   end
   local stamps = {}
-  for i, name in ipairs(names) do
-    stamps[2 * i - 1] = name
-    stamps[2 * i] = since[name] or now_us
+  for i = 1, #stamp_names, STAMP_NAME do
+    local name = string.sub(stamp_names, i, i + STAMP_NAME - 1)
+    stamps[#stamps + 1] = name
+    stamps[#stamps + 1] = since[name] or now_digits
   end
-  return stamps
+  return table.concat(stamps)
 end
 
--- Hints go out after the value is stored, and what goes wrong with them is nobody's failure.
-local function publish(key, announce, wake)
-  for _, daemon in ipairs(wake) do
-    redis.pcall('PUBLISH', DAEMONS .. daemon, key)
-  end
-  if announce == 1 and is_watched() then
-    redis.pcall('PUBLISH', CHANGES, key)
-  end
-end
-
-local function accept(operation)
-  local key, token, proposer = operation[2], operation[3], operation[4]
-  local listed, next_token = operation[10], operation[11]
+local function accept(slot, token, proposer, next_token, head, stamp_names, tail, listed, place, due, announce, wake)
   if too_far_ahead(token) or too_far_ahead(next_token) then
     return TOO_FAR_AHEAD
   end
-  local record = load(key)
-  if record then
-    if record[COPIED] == 0 and record[BALLOT_TOKEN] == token and record[BALLOT_PROPOSER] == proposer then
+  if is_changed[slot] then
+    -- The index is told of one change of a record at a time.
+    flush()
+  end
+  local raw, was_listed, was_place, held = load(slot), 0, '', ''
+  if raw then
+    local _, promise_token, promise_proposer, ballot_token, ballot_proposer, copied
+    _, promise_token, promise_proposer, ballot_token, ballot_proposer, copied, was_listed, was_place, _, _, held =
+      unpack_limit(raw, STAMPS, 0)
+    if copied == 0 and ballot_token == token and ballot_proposer == proposer then
       return ACCEPTED
     end
     -- Equal is allowed: the promise was given to this very ballot, or as this proposer's next.
-    if below(token, proposer, record[PROMISE_TOKEN], record[PROMISE_PROPOSER]) then
-      return { CONFLICT, record[PROMISE_TOKEN], record[PROMISE_PROPOSER] }
+    if below(token, proposer, promise_token, promise_proposer) then
+      return { CONFLICT, promise_token, promise_proposer }
     end
-  elseif under_floor(key, token) then
+  elseif under_floor(slot, token) then
     local forgotten_token, forgotten_proposer = floor()
     return { CONFLICT, forgotten_token, forgotten_proposer }
   end
-  local promise = token
-  if next_token > token then
-    promise = next_token
+  local stamps = stamps_of(stamp_names, held)
+  store(slot, head .. cmsgpack.pack(stamps) .. tail)
+  local name = names[slot - 2]
+  reindex(name, was_listed, was_place, listed, place, due, stamps)
+  if announce == 1 or wake ~= '' then
+    publish(name, announce, wake)
   end
-  local stored = {
-    promise, proposer, token, proposer, operation[6], operation[7], operation[5],
-    stamps_of(operation[8], record), operation[9], 0, listed, operation[14],
-  }
-  store(key, stored)
-  reindex(key, record, stored)
-  publish(key, operation[12], operation[13])
   return ACCEPTED
 end

@@ -6,13 +6,13 @@ UPKEEP[FORGET] = function(operation)
   local list, count = operation[2], 0
   for i = 1, #list, 4 do
     local key, token, proposer, promise = list[i], list[i + 1], list[i + 2], list[i + 3]
-    local record = load(key)
+    local record = load_record(key)
     local same = record and record[BALLOT_TOKEN] == token and record[BALLOT_PROPOSER] == proposer
     if same and key ~= MEMBERS and record[PROMISE_TOKEN] <= promise then
       raise_floor(record[PROMISE_TOKEN], record[PROMISE_PROPOSER])
       redis.call('UNLINK', RECORDS .. key)
       wrote = true
-      reindex(key, record, nil)
+      reindex_record(key, record, nil)
       count = count + 1
     end
   end

@@ -3,9 +3,9 @@
 -- Refused unless the node's own list is the founding's and nothing has been promised on it since: whoever starts over
 -- prepares first, and from then on no late message of the first founder may make a member. Refused also where there is
 -- a memory. Answers ACCEPTED or {CONFLICT, token, proposer}.
-local function found(operation)
+UPKEEP[FOUND] = function(operation)
   local vid, token, proposer, memory = operation[2], operation[3], operation[4], operation[5]
-  local list = load(MEMBERS)
+  local list = load_record(MEMBERS)
   if not list then
     return { CONFLICT, 0, NO_PROPOSER }
   end

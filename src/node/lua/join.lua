@@ -4,7 +4,7 @@
 local WIPE_COUNT = 500
 
 local function refused()
-  local list = load(MEMBERS)
+  local list = load_record(MEMBERS)
   if list then
     return { CONFLICT, list[PROMISE_TOKEN], list[PROMISE_PROPOSER] }
   end
@@ -67,26 +67,32 @@ local function wipe()
   store_node()
 end
 
+local function started_anew(stamps)
+  local anew = {}
+  for i = 1, #stamps, STAMP_LENGTH do
+    anew[#anew + 1] = string.sub(stamps, i, i + STAMP_NAME - 1)
+    anew[#anew + 1] = string.format('%016.0f', now_us)
+  end
+  return table.concat(anew)
+end
+
 -- The highest ballot wins, and of promises the highest. Stamps start anew: how long the source has held them proves
 -- nothing here.
 local function merge_record(key, raw)
-  local theirs, own = cmsgpack.unpack(raw), load(key)
+  local theirs, own = { cmsgpack.unpack(raw) }, load_record(key)
   local record = own
   if not own or below(own[BALLOT_TOKEN], own[BALLOT_PROPOSER], theirs[BALLOT_TOKEN], theirs[BALLOT_PROPOSER]) then
-    record = cmsgpack.unpack(raw)
+    record = { cmsgpack.unpack(raw) }
     record[COPIED] = 1
-    local stamps = record[STAMPS]
-    for i = 2, #stamps, 2 do
-      stamps[i] = now_us
-    end
+    record[STAMPS] = started_anew(record[STAMPS])
   end
   for _, other in ipairs({ own or theirs, theirs }) do
     if below(record[PROMISE_TOKEN], record[PROMISE_PROPOSER], other[PROMISE_TOKEN], other[PROMISE_PROPOSER]) then
       record[PROMISE_TOKEN], record[PROMISE_PROPOSER] = other[PROMISE_TOKEN], other[PROMISE_PROPOSER]
     end
   end
-  store(key, record)
-  reindex(key, own, record)
+  store_record(key, record)
+  reindex_record(key, own, record)
 end
 
 -- merge {MERGE, memory, floor token, floor proposer, [key, raw record, …]}: what another node holds.

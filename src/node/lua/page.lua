@@ -40,11 +40,11 @@ UPKEEP[BALLOTS] = function(operation)
     if bytes >= BALLOTS_BYTES then
       break
     end
-    local record, raw = load(key)
+    local record, raw = load_record(key)
     bytes = bytes + (raw and #raw or 0)
     held[i] = record and {
       record[BALLOT_TOKEN], record[BALLOT_PROPOSER], record[PROMISE_TOKEN], record[PROMISE_PROPOSER],
-      record[COPIED], record[LISTED], record[GUARD_MS] == 0 and 0 or is_guarded(record) and 2 or 1,
+      record[COPIED], record[LISTED], record[GUARD_MS] == 0 and 0 or is_guarded(record[GUARD_MS], record[STAMPS]) and 2 or 1,
     } or false
   end
   return { BALLOTS_OF, held }

@@ -10,11 +10,14 @@ local MEMBERS = 'm:'
 local CHANGES = 'majorityd:' .. CLUSTER .. ':changes'
 local DAEMONS = 'majorityd:' .. CLUSTER .. ':d:'
 
--- Fields of a record, a MessagePack array. STAMPS is flat: name, microseconds since which it is held, name, … PLACE is
--- false or {set, member, milliseconds}: where a queue's item stands in its queue (place.lua).
+-- Fields of a record, MessagePack values one after the other. What is asked for most comes first, so that the rest need not
+-- be unpacked. STAMPS is one string: for each stamp its name, 17 bytes, and the microseconds since which it is held, 16
+-- digits. PLACE is where a queue's item stands in its queue, a letter for the set and the member, or ''; DUE is how many
+-- milliseconds after its first stamp it is ready again, or 0.
 local PROMISE_TOKEN, PROMISE_PROPOSER = 1, 2
 local BALLOT_TOKEN, BALLOT_PROPOSER = 3, 4
-local VID, RECENT, VALUE, STAMPS, GUARD_MS, COPIED, LISTED, PLACE = 5, 6, 7, 8, 9, 10, 11, 12
+local COPIED, LISTED, PLACE, DUE, GUARD_MS, STAMPS, VID, RECENT, VALUE = 5, 6, 7, 8, 9, 10, 11, 12, 13
+local STAMP_NAME, STAMP_LENGTH = 17, 33
 
 -- Fields of the node record.
 local NODE_FORMAT, NODE_CLUSTER, NODE_N, NODE_INDEX, NODE_RUN, NODE_MEMORY, NODE_ASIDE = 1, 2, 3, 4, 5, 6, 7
@@ -45,83 +48,28 @@ do
   now_us = tonumber(time[1]) * 1000000 + tonumber(time[2])
 end
 
-local function load(key)
-  local raw = redis.call('GET', RECORDS .. key)
-  if raw then
-    return cmsgpack.unpack(raw), raw
-  end
-end
-
--- Whether the batch has changed anything: such batches are counted, so that a recovery can tell who has lost some.
-local wrote = false
-
-local function store(key, record)
-  wrote = true
-  local raw = cmsgpack.pack(record)
-  redis.call('SET', RECORDS .. key, raw)
-  return raw
-end
-
 -- A stamp from the future was set before this node's clock went back. Its time starts anew, or it would not age until
 -- the clock has caught up, which may take years.
 local function not_ahead(since)
   return since > now_us and now_us or since
 end
 
--- Whether what guards a record has yet to age, by this node's clock. <= because a lease of exactly its length is not aged
--- yet: aged means longer. Below zero the clock has gone back, which a promise sets right.
-local function is_guarded(record)
-  if record[GUARD_MS] == 0 then
-    return false
+-- Ballots, field by field. Most are equal: a promise that is made use of. Proposers byte by byte, because Lua's own < on
+-- strings goes by the server's locale.
+local function below(a_token, a_proposer, b_token, b_proposer)
+  if a_token ~= b_token or a_proposer == b_proposer then
+    return a_token < b_token
   end
-  local age = now_us - record[STAMPS][2]
-  return age >= 0 and age <= record[GUARD_MS] * 1000
-end
-
--- Bytes by value. Lua's own < on strings goes by the server's locale.
-local function bytes_below(a, b)
   for i = 1, 8 do
-    local x, y = string.byte(a, i), string.byte(b, i)
+    local x, y = string.byte(a_proposer, i), string.byte(b_proposer, i)
     if x ~= y then
       return x < y
     end
   end
-  return false
 end
 
--- Ballots, field by field.
-local function below(a_token, a_proposer, b_token, b_proposer)
-  if a_token ~= b_token then
-    return a_token < b_token
-  end
-  return bytes_below(a_proposer, b_proposer)
-end
-
--- The highest promise that this node ever forgot, as token, proposer and raw bytes. Read at most once a batch.
-local floor_token, floor_proposer, floor_raw
-local function floor()
-  if not floor_token then
-    floor_raw = redis.call('GET', FLOOR_KEY) or ''
-    floor_token, floor_proposer = 0, NO_PROPOSER
-    if floor_raw ~= '' then
-      for i = 1, 8 do
-        floor_token = floor_token * 256 + string.byte(floor_raw, i)
-      end
-      floor_proposer = string.sub(floor_raw, 9, 16)
-    end
-  end
-  return floor_token, floor_proposer, floor_raw
-end
-
--- On an absent key nothing at or below the floor is taken, or an old message could bring back what was forgotten.
--- By token alone, so that no token is given twice. The member list is never forgotten and under no floor.
-local function under_floor(key, token)
-  if key == MEMBERS then
-    return false
-  end
-  local forgotten = floor()
-  return token <= forgotten
-end
+-- Of what a record or a batch begins with, so many values, and where the rest begins before them.
+local unpack_limit = cmsgpack.unpack_limit
 
 -- Only liveness depends on this: a daemon whose clock is far ahead would push everybody's tokens there for good.
 local function too_far_ahead(token)

@@ -10,10 +10,11 @@ local function advance(queue, most)
   for _, set in ipairs({ 'w', 'l', 'm' }) do
     local timed = queue_set(set, queue)
     for _, member in ipairs(redis.call('ZRANGEBYSCORE', timed, '-inf', before, 'LIMIT', 0, most)) do
-      redis.call('ZREM', timed, member)
-      redis.call('ZADD', queue_set('r', queue), 0, member)
+      append(removals, timed, member)
+      append(additions, queue_set('r', queue), 0, member)
     end
   end
+  write_index()
 end
 
 -- Milliseconds until the next item is due, or -1.
@@ -30,10 +31,16 @@ local function next_due(queue)
 end
 
 -- The sets may be behind: a record that says otherwise is no longer there, whatever they say.
-local function is_open(record, member)
-  local place = record and record[PLACE]
-  return place and place[2] == member and (place[1] == 'r' or place[1] == 'w' or place[1] == 'l')
+local function is_open(raw, member)
+  if not raw then
+    return false
+  end
+  local place = select(1 + PLACE, unpack_limit(raw, PLACE, 0))
+  return place == 'r' .. member or place == 'w' .. member or place == 'l' .. member
 end
+
+-- So many records are read at once: a claim ends with the first that is past its bytes.
+local CLAIM_READS = 16
 
 -- claim {CLAIM, queue, count, bytes, mark ms, token, proposer}: prepares the first ready items under one ballot, so many at
 -- most, and no more once their records have so many bytes (protocol, section 4). What was looked at is marked, so that for
@@ -49,24 +56,46 @@ QUEUES[CLAIM] = function(operation)
   advance(queue, ADVANCE_MAX)
   local ready, marked = queue_set('r', queue), queue_set('m', queue)
   local contended = redis.call('ZCARD', marked) > 0 and 1 or 0
-  local rows, size = {}, 0
+  local rows, size, words = {}, 0, {}
+
   -- Some may be no longer there, or promised to somebody else.
-  for _, member in ipairs(redis.call('ZRANGE', ready, 0, 2 * count - 1)) do
-    if #rows == 2 * count or size >= bytes then
-      break
-    end
-    local key = 'q:' .. queue .. SEPARATOR .. string.sub(member, ORDER_LENGTH + 1)
-    redis.call('ZREM', ready, member)
-    local record, raw = load(key)
-    if is_open(record, member) then
-      redis.call('ZADD', marked, now_ms + mark_ms, member)
-      local answer = prepare_loaded(key, record, raw, token, proposer, 0)
+  local function look_at(member, key, raw)
+    append(removals, ready, member)
+    if is_open(raw, member) then
+      append(additions, marked, now_ms + mark_ms, member)
+      local answer, stored = promise(nil, raw, token, proposer, 0)
+      if stored then
+        words[#words + 1], words[#words + 2] = key, stored
+      end
       if answer[1] == PROMISED then
         rows[#rows + 1], rows[#rows + 2] = member, answer[2]
         size = size + #answer[2]
       end
     end
   end
+
+  local members, first = redis.call('ZRANGE', ready, 0, 2 * count - 1), 1
+  local function is_over()
+    return #rows == 2 * count or size >= bytes
+  end
+  while first <= #members and not is_over() do
+    local keys = {}
+    for i = first, math.min(first + CLAIM_READS - 1, #members) do
+      keys[#keys + 1] = RECORDS .. 'q:' .. queue .. SEPARATOR .. string.sub(members[i], ORDER_LENGTH + 1)
+    end
+    for i, raw in ipairs(redis.call('MGET', unpack(keys))) do
+      if is_over() then
+        break
+      end
+      look_at(members[first + i - 1], keys[i], raw)
+    end
+    first = first + CLAIM_READS
+  end
+  if #words > 0 then
+    redis.call('MSET', unpack(words))
+    wrote = true
+  end
+  write_index()
   local _, _, forgotten = floor()
   return { CLAIMED, rows, forgotten, next_due(queue), contended }
 end

@@ -1,6 +1,5 @@
--- read {READ, key}: what is held under the key, changing nothing (protocol, section 1).
+-- read {READ, slot}: what is held, changing nothing (protocol, section 1).
 -- Answers {RECORD, raw record or false}. The daemon works out ages from the batch's time. A repeat does the same again.
-local function read(operation)
-  local raw = redis.call('GET', RECORDS .. operation[2])
-  return { RECORD, raw }
+local function read(slot)
+  return { RECORD, load(slot) }
 end

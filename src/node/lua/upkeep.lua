@@ -1,5 +1,39 @@
--- What the operations of upkeep share. This file and those after it up to dispatch are run only in batches that have such
--- an operation: making functions is a good part of what a small batch costs.
+-- What the operations of upkeep share.
+
+-- One record by its key, as a table and as it is stored.
+local function load_record(key)
+  local raw = redis.call('GET', RECORDS .. key)
+  if raw then
+    return { cmsgpack.unpack(raw) }, raw
+  end
+end
+
+local function store_record(key, record)
+  wrote = true
+  redis.call('SET', RECORDS .. key, cmsgpack.pack(unpack(record)))
+end
+
+-- Whether a recovery ({token, proposer}) is still the last that was promised anything on the list.
+local function is_current(recovery)
+  local list = load_record(MEMBERS)
+  return list and list[PROMISE_TOKEN] == recovery[1] and list[PROMISE_PROPOSER] == recovery[2]
+end
+
+-- What has a gate of its own.
+local function is_ungated(code)
+  return code == FOUND or code == BEGIN_JOIN or code == MERGE or code == END_JOIN or code == REPORT
+end
+
+-- nil lets an operation pass.
+gate = function(operation)
+  if is_ungated(operation[1]) then
+    return nil
+  end
+  if operation[1] == PAGE and operation[5] then
+    return not is_current(operation[5]) and GATED or nil
+  end
+  return closed()
+end
 
 -- The floor goes with what was under it, also where this batch has already read it.
 local function drop_floor()
@@ -19,4 +53,17 @@ local function raise_floor(token, proposer)
   end
   floor_token, floor_proposer, floor_raw = token, proposer, table.concat(bytes) .. proposer
   redis.call('SET', FLOOR_KEY, floor_raw)
+end
+
+-- What a record was, or nil, and what it is, or nil, as tables.
+local function reindex_record(key, was, now)
+  local was_listed, was_place, listed, place, due, stamps = 0, '', 0, '', 0, ''
+  if was then
+    was_listed, was_place = was[LISTED], was[PLACE]
+  end
+  if now then
+    listed, place, due, stamps = now[LISTED], now[PLACE], now[DUE], now[STAMPS]
+  end
+  reindex(RECORDS .. key, was_listed, was_place, listed, place, due, stamps)
+  write_index()
 end

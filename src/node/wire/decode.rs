@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::ids::{MemoryId, ProposerId};
+use crate::limits;
 use crate::node::memory_from_wire;
 use crate::node::operation::{
     Answer, Census, Claimed, Held, JoinState, Page, Place, Record, RegisterKey, Reported, Stamp, Told,
@@ -14,6 +15,9 @@ use crate::token::{Ballot, Token};
 // Phases of a join, as the node record has them.
 const SERVING: u64 = 0;
 const WIPING: u64 = 1;
+
+/// A stamp's name and 16 digits.
+const STAMP_LENGTH: usize = Stamp::BYTES + 16;
 
 /// A reply of the script.
 #[derive(Clone, Debug, PartialEq)]
@@ -86,8 +90,12 @@ impl<'a> Reader<'a> {
 
     fn ballot(&mut self) -> Result<Ballot, Malformed> {
         let token = Token::new(self.number()?).ok_or(Malformed("token out of range"))?;
+        Ok(Ballot { token, proposer: self.proposer()? })
+    }
+
+    fn proposer(&mut self) -> Result<ProposerId, Malformed> {
         let proposer = self.bytes()?.try_into().map_err(|_| Malformed("proposer of 8 bytes expected"))?;
-        Ok(Ballot { token, proposer: ProposerId(u64::from_be_bytes(proposer)) })
+        Ok(ProposerId(u64::from_be_bytes(proposer)))
     }
 
     fn memory(&mut self) -> Result<Option<MemoryId>, Malformed> {
@@ -227,47 +235,83 @@ fn decode_reported(input: &mut Reader<'_>) -> Result<Reported, Malformed> {
 /// [`Malformed`] for anything that `accept` does not store.
 pub fn decode_record(raw: &[u8], now_us: u64) -> Result<Record, Malformed> {
     let mut input = Reader(raw);
-    if input.array()? != 12 {
-        return Err(Malformed("record of 12 fields expected"));
-    }
-    let (promise, ballot, vid) = (input.ballot()?, input.ballot()?, input.vid()?);
-    let recent = input
-        .bytes()?
-        .chunks(Ballot::BYTES)
-        .map(|vid| Ballot::from_bytes(vid).ok_or(Malformed("vids of 16 bytes expected")))
-        .collect::<Result<_, _>>()?;
-    let value = Bytes::copy_from_slice(input.bytes()?);
-    let stamps = input.array()? / 2;
-    let mut ages = Vec::with_capacity(stamps);
-    for _ in 0..stamps {
-        let stamp = Stamp::from_bytes(input.bytes()?).ok_or(Malformed("stamp of 17 bytes expected"))?;
-        // Rounded down: an age must never be overstated.
-        ages.push((stamp, Duration::from_millis(now_us.saturating_sub(input.number()?) / 1000)));
-    }
-    let guard = Duration::from_millis(input.number()?);
-    let (copied, listed) = (input.number()? != 0, input.number()? != 0);
+    let (promise, ballot, copied, listed) =
+        (input.ballot()?, input.ballot()?, input.number()? != 0, input.number()? != 0);
     let place = decode_place(&mut input)?;
+    let guard = Duration::from_millis(input.number()?);
+    let ages = input
+        .bytes()?
+        .chunks(STAMP_LENGTH)
+        .map(|stamp| decode_age(stamp, now_us))
+        .collect::<Result<_, _>>()?;
+    let vid = input.vid()?;
+    let recent = decode_vids(vid, Reader(input.bytes()?))?;
+    let value = Bytes::copy_from_slice(input.bytes()?);
     Ok(Record { promise, ballot, value, vid, recent, ages, copied, listed, guard, place })
 }
 
-fn decode_place(input: &mut Reader<'_>) -> Result<Option<Box<Place>>, Malformed> {
-    if input.is_false() {
-        return Ok(None);
+/// The vids that `vids_after` wrote.
+fn decode_vids(first: Ballot, mut input: Reader<'_>) -> Result<Vec<Ballot>, Malformed> {
+    let mut vids = Vec::with_capacity(limits::RECENT_MAX);
+    let mut before = first;
+    while !input.0.is_empty() {
+        let distance = input.number()?;
+        let (last, half) = (before.token.get(), distance / 2);
+        let token = if distance % 2 == 1 { last.checked_add(half + 1) } else { last.checked_sub(half) };
+        let token = token.and_then(Token::new).ok_or(Malformed("token out of range"))?;
+        let proposer = if input.is_false() { before.proposer } else { input.proposer()? };
+        before = Ballot { token, proposer };
+        vids.push(before);
     }
-    input.array()?;
-    let set = input.text()?.chars().next().ok_or(Malformed("name of a set expected"))?;
-    let (member, due) = (input.text()?, Duration::from_millis(input.number()?));
-    Ok(Some(Box::new(Place { set, member, due })))
+    Ok(vids)
+}
+
+/// A stamp, and since when it is held, in digits.
+fn decode_age(stamp: &[u8], now_us: u64) -> Result<(Stamp, Duration), Malformed> {
+    let (name, since) = stamp.split_at_checked(Stamp::BYTES).ok_or(Malformed("stamp expected"))?;
+    let name = Stamp::from_bytes(name).ok_or(Malformed("name of a stamp expected"))?;
+    let since = std::str::from_utf8(since).ok().and_then(|since| since.parse::<u64>().ok());
+    let since = since.ok_or(Malformed("time of a stamp expected"))?;
+    // Rounded down: an age must never be overstated.
+    Ok((name, Duration::from_millis(now_us.saturating_sub(since) / 1000)))
+}
+
+fn decode_place(input: &mut Reader<'_>) -> Result<Option<Box<Place>>, Malformed> {
+    let (place, due) = (input.text()?, Duration::from_millis(input.number()?));
+    let mut letters = place.chars();
+    let Some(set) = letters.next() else { return Ok(None) };
+    Ok(Some(Box::new(Place { set, member: letters.as_str().to_owned(), due })))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::encode::vids_after;
     use super::*;
 
     proptest::proptest! {
         #[test]
         fn no_reply_makes_the_decoder_panic(bytes: Vec<u8>) {
             let _ = decode(&bytes);
+        }
+
+        #[test]
+        fn no_record_makes_the_decoder_panic(bytes: Vec<u8>) {
+            let _ = decode_record(&bytes, 0);
+            let _ = decode_vids(Ballot::ZERO, Reader(&bytes));
+        }
+
+        #[test]
+        fn vids_are_read_as_they_were_written(numbers: Vec<(u64, u64)>) {
+            let ballots: Vec<_> = numbers
+                .iter()
+                .map(|(token, proposer)| Ballot {
+                    token: Token::new(token % (1 << 53)).expect("in range"),
+                    proposer: ProposerId(proposer % 3),
+                })
+                .collect();
+            let first = ballots.first().copied().unwrap_or(Ballot::ZERO);
+            let written = vids_after(first, &ballots);
+            assert_eq!(decode_vids(first, Reader(&written)), Ok(ballots));
         }
     }
 }

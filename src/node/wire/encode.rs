@@ -1,7 +1,12 @@
 //! What goes out: operations and batches.
 
+use std::collections::HashMap;
+use std::time::Duration;
+
 use bytes::Bytes;
 
+use crate::mutant::{self, Mutant};
+use crate::node::keyspace::{KIND_ITEM, RECORD_PREFIX};
 use crate::node::operation::{Accept, Forgotten, Operation, Place, RegisterKey, Report};
 use crate::token::Ballot;
 
@@ -21,28 +26,48 @@ const MISSED: u8 = 13;
 const CLAIM: u8 = 14;
 const CENSUS: u8 = 15;
 
+const MEMBERS: &[u8] = b"m:";
+/// In a record: it came by a round.
+const NOT_COPIED: u64 = 0;
+
+// Which parts of the script an operation wants (`records.lua`).
+const UPKEEP: u8 = 1;
+const QUEUES: u8 = 2;
+const PROMISES: u8 = 4;
+const PLACES: u8 = 8;
+const HINTS: u8 = 16;
+
+/// The slot of the member list's record; those of a batch's keys come after the three that are always read.
+const MEMBERS_SLOT: usize = 2;
+const FIRST_SLOT: usize = 4;
+
 /// One operation as MessagePack, cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Encoded {
+    code: u8,
+    /// The record that it is about, if it is about one.
+    key: Option<RegisterKey>,
+    /// What else it needs.
     bytes: Bytes,
-    accepts: Option<RegisterKey>,
+    /// Which parts of the script it wants.
+    wants: u8,
 }
 
 impl Encoded {
     /// Its length in bytes.
     pub fn size(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() + self.key.as_ref().map_or(0, |key| RECORD_PREFIX.len() + key.as_bytes().len())
     }
 
     /// The register that it stores a value of, if it is an accept: a node that misses it has to be brought it later.
     pub fn accepts(&self) -> Option<&RegisterKey> {
-        self.accepts.as_ref()
+        self.key.as_ref().filter(|_| self.code == ACCEPT)
     }
 
     /// So many bytes of nothing, for tests of what only looks at sizes.
     #[cfg(test)]
     pub fn of_size(bytes: usize) -> Self {
-        Self { bytes: vec![0; bytes].into(), accepts: None }
+        Self { code: LIST, key: None, bytes: vec![0; bytes].into(), wants: UPKEEP }
     }
 }
 
@@ -67,6 +92,20 @@ impl Writer {
         rmp::encode::write_str_len(&mut self.0, bytes.len() as u32).expect(Self::FITS);
         self.0.extend_from_slice(bytes);
         self
+    }
+
+    /// One string of several pieces.
+    fn bytes_of(&mut self, pieces: &[&[u8]]) -> &mut Self {
+        let length: usize = pieces.iter().map(|piece| piece.len()).sum();
+        rmp::encode::write_str_len(&mut self.0, length as u32).expect(Self::FITS);
+        for piece in pieces {
+            self.0.extend_from_slice(piece);
+        }
+        self
+    }
+
+    fn millis(&mut self, length: Duration) -> &mut Self {
+        self.number(u64::try_from(length.as_millis()).unwrap_or(u64::MAX))
     }
 
     fn nothing(&mut self) -> &mut Self {
@@ -100,15 +139,9 @@ impl Operation {
     pub fn encode(&self) -> Encoded {
         let mut out = Writer(Vec::with_capacity(64));
         match self {
-            Operation::Read { key } => {
-                out.array(2).number(READ.into()).bytes(key.as_bytes());
-            }
-            Operation::Prepare { key, ballot, soft } => {
-                out.array(5)
-                    .number(PREPARE.into())
-                    .bytes(key.as_bytes())
-                    .ballot(*ballot)
-                    .number((*soft).into());
+            Operation::Read { .. } => {}
+            Operation::Prepare { ballot, soft, .. } => {
+                out.ballot(*ballot).number((*soft).into());
             }
             Operation::Accept(accept) => encode_accept(&mut out, accept),
             Operation::List { index, prefix, after, limit } => {
@@ -163,11 +196,52 @@ impl Operation {
                 out.array(4).number(MISSED.into()).number(node.0.into()).keys(done).number(*limit as u64);
             }
         }
-        let accepts = match self {
-            Operation::Accept(accept) => Some(accept.key.clone()),
+        Encoded { code: self.code(), key: self.key().cloned(), bytes: out.0.into(), wants: self.wants() }
+    }
+}
+
+impl Operation {
+    /// The record that it is about, if it is about one.
+    fn key(&self) -> Option<&RegisterKey> {
+        match self {
+            Operation::Read { key } | Operation::Prepare { key, .. } => Some(key),
+            Operation::Accept(accept) => Some(&accept.key),
             _ => None,
-        };
-        Encoded { bytes: out.0.into(), accepts }
+        }
+    }
+
+    fn wants(&self) -> u8 {
+        match self {
+            Operation::Read { .. } => 0,
+            Operation::Prepare { .. } => PROMISES,
+            Operation::Accept(accept) => {
+                let is_item = accept.key.as_bytes().first() == Some(&(KIND_ITEM as u8));
+                let hints = accept.announce || !accept.wake.is_empty();
+                (u8::from(is_item) * PLACES) | (u8::from(hints) * HINTS)
+            }
+            Operation::Claim(_) | Operation::Census { .. } => QUEUES | PROMISES | PLACES,
+            _ => UPKEEP | PROMISES | PLACES,
+        }
+    }
+
+    fn code(&self) -> u8 {
+        match self {
+            Operation::Read { .. } => READ,
+            Operation::Prepare { .. } => PREPARE,
+            Operation::Accept(_) => ACCEPT,
+            Operation::List { .. } => LIST,
+            Operation::Claim(_) => CLAIM,
+            Operation::Census { .. } => CENSUS,
+            Operation::Found { .. } => FOUND,
+            Operation::BeginJoin { .. } => BEGIN_JOIN,
+            Operation::Merge { .. } => MERGE,
+            Operation::EndJoin { .. } => END_JOIN,
+            Operation::Page(_) => PAGE,
+            Operation::Ballots { .. } => BALLOTS,
+            Operation::Forget { .. } => FORGET,
+            Operation::Report(_) => REPORT,
+            Operation::Missed { .. } => MISSED,
+        }
     }
 }
 
@@ -187,31 +261,51 @@ fn encode_report(out: &mut Writer, report: &Report) {
     }
 }
 
+/// Token, ballot and all that the node needs to know of the record; and the record itself but for its stamps, in two parts.
 fn encode_accept(out: &mut Writer, accept: &Accept) {
-    out.0.reserve(accept.value.len() + 256);
-    out.array(14).number(ACCEPT.into()).bytes(accept.key.as_bytes()).ballot(accept.ballot);
-    out.bytes(&accept.value).bytes(&vid_bytes(accept.vid));
-    let recent: Vec<u8> = accept.recent.iter().flat_map(|vid| vid.to_bytes()).collect();
-    out.bytes(&recent);
-    out.array(accept.stamps.len());
-    for stamp in &accept.stamps {
-        out.bytes(&stamp.to_bytes());
-    }
-    out.number(u64::try_from(accept.guard.as_millis()).unwrap_or(u64::MAX));
-    out.number(accept.listed.into()).number(accept.next.get()).number(accept.announce.into());
-    out.array(accept.wake.len());
-    for daemon in &accept.wake {
-        out.bytes(daemon.to_string().as_bytes());
-    }
-    match &accept.place {
-        Some(Place { set, member, due }) => {
-            out.array(3).bytes(set.to_string().as_bytes()).bytes(member.as_bytes());
-            out.number(u64::try_from(due.as_millis()).unwrap_or(u64::MAX));
-        }
-        None => {
+    out.0.reserve(accept.value.len() + 512);
+    let place =
+        accept.place.as_ref().map_or_else(String::new, |Place { set, member, .. }| format!("{set}{member}"));
+    let due = accept.place.as_ref().map_or(Duration::ZERO, |place| place.due);
+    let next_promised = accept.next > accept.ballot.token && !mutant::is_on(Mutant::NextNotPromised);
+    let promise = if next_promised { accept.next } else { accept.ballot.token };
+
+    let mut head = Writer(Vec::with_capacity(64 + place.len()));
+    head.ballot(Ballot { token: promise, ..accept.ballot }).ballot(accept.ballot);
+    head.number(NOT_COPIED)
+        .number(accept.listed.into())
+        .bytes(place.as_bytes())
+        .millis(due)
+        .millis(accept.guard);
+
+    let recent = vids_after(accept.vid, &accept.recent);
+    let mut tail = Writer(Vec::with_capacity(accept.value.len() + recent.len() + 32));
+    tail.bytes(&vid_bytes(accept.vid)).bytes(&recent).bytes(&accept.value);
+
+    let stamps: Vec<u8> = accept.stamps.iter().flat_map(|stamp| stamp.to_bytes()).collect();
+    let wake: Vec<_> = accept.wake.iter().map(ToString::to_string).collect();
+    out.ballot(accept.ballot).number(accept.next.get()).bytes(&head.0).bytes(&stamps).bytes(&tail.0);
+    out.number(accept.listed.into()).bytes(place.as_bytes()).millis(due);
+    out.number(accept.announce.into()).bytes(wake.join(" ").as_bytes());
+}
+
+/// Vids after one that is known: each as its token's distance from the one before, doubled, and less one where it is higher;
+/// and its proposer where that is another. A server hashes every byte of a record several times, and most vids are of one
+/// daemon and made in a row.
+pub(super) fn vids_after(first: Ballot, vids: &[Ballot]) -> Vec<u8> {
+    let mut out = Writer(Vec::with_capacity(4 * vids.len()));
+    let mut before = first;
+    for vid in vids {
+        let (token, last) = (vid.token.get(), before.token.get());
+        out.number(if token > last { 2 * (token - last) - 1 } else { 2 * (last - token) });
+        if vid.proposer == before.proposer {
             out.nothing();
+        } else {
+            out.bytes(&vid.proposer.0.to_be_bytes());
         }
+        before = *vid;
     }
+    out.0
 }
 
 /// "Absent" travels as the empty string, so that a fresh node's list and the wish to go by none look alike.
@@ -234,11 +328,35 @@ fn lex_range(prefix: &str, after: &str) -> (Vec<u8>, Vec<u8>) {
     (min, max)
 }
 
-/// A whole batch: the list that the daemon goes by, and the operations.
+/// A whole batch: the list that the daemon goes by, and the operations. `records.lua` says in which order.
 pub fn encode<'a>(list: Ballot, operations: impl ExactSizeIterator<Item = &'a Encoded> + Clone) -> Bytes {
-    let bytes: usize = operations.clone().map(|operation| operation.bytes.len()).sum();
+    let bytes: usize = operations.clone().map(|operation| operation.size() + 4).sum();
+    let mut slots: HashMap<&[u8], usize> = HashMap::with_capacity(operations.len());
+    let mut keys = Writer(Vec::with_capacity(bytes + 32));
+    let mut codes = Writer(Vec::with_capacity(4 * operations.len()));
+    let mut wanted = 0;
+    for operation in operations.clone() {
+        let slot = match operation.key.as_ref().map(RegisterKey::as_bytes) {
+            None => 0,
+            Some(MEMBERS) => MEMBERS_SLOT,
+            Some(key) => {
+                let next = FIRST_SLOT + slots.len();
+                *slots.entry(key).or_insert_with(|| {
+                    keys.bytes_of(&[RECORD_PREFIX.as_bytes(), key]);
+                    next
+                })
+            }
+        };
+        codes.number(operation.code.into()).number(slot as u64);
+        wanted |= operation.wants;
+    }
     let mut out = Writer(Vec::with_capacity(bytes + 32));
-    out.array(2).bytes(&vid_bytes(list)).array(operations.len());
+    out.bytes(&vid_bytes(list))
+        .number(slots.len() as u64)
+        .number(operations.len() as u64)
+        .number(wanted.into());
+    out.0.extend_from_slice(&keys.0);
+    out.0.extend_from_slice(&codes.0);
     for operation in operations {
         out.0.extend_from_slice(&operation.bytes);
     }
@@ -265,6 +383,6 @@ mod tests {
     fn absent_travels_as_the_empty_string() {
         let read = Operation::Read { key: RegisterKey::members() }.encode();
         let batch = encode(Ballot::ZERO, [&read].into_iter());
-        assert_eq!(&batch[..3], &[0x92, 0xa0, 0x91]);
+        assert_eq!(&batch[..], &[0xa0, 0, 1, 0, READ, MEMBERS_SLOT as u8]);
     }
 }

@@ -1,0 +1,45 @@
+-- Places: where the items of a queue stand, as the index has it.
+
+-- A member of a queue's sets is an item's order (priority and time of its put, in so many hexadecimal digits) and its id,
+-- so that byte order is the order of the queue.
+local ORDER_LENGTH = 22
+
+-- Sets of a queue: r ready, w delayed, l leased, d dead, x done, and m for those that somebody has claimed a moment ago. The
+-- score is when a delay, lease or mark is over, in milliseconds of this node's clock, and otherwise 0.
+queue_set = function(set, queue)
+  return 'majorityd:i:q' .. set .. ':' .. queue
+end
+
+-- The queue of an item, by its key in full.
+local function queue_of(name)
+  return string.sub(name, NAME_AT, string.find(name, SEPARATOR, NAME_AT, true) - 1)
+end
+
+-- What is due stands among the ready, and what is claimed among the marked, whatever the record says of its place.
+local function unplace(queue, place)
+  local set, member = string.sub(place, 1, 1), string.sub(place, 2)
+  append(removals, queue_set('m', queue), member)
+  append(removals, queue_set('r', queue), member)
+  if set ~= 'r' then
+    append(removals, queue_set(set, queue), member)
+  end
+end
+
+-- Past the next whole millisecond, so that what is due here has aged here.
+local function due_at(due, stamps)
+  if due == 0 then
+    return 0
+  end
+  return math.floor(tonumber(string.sub(stamps, STAMP_NAME + 1, STAMP_LENGTH)) / 1000) + 1 + due
+end
+
+replace = function(name, was_place, place, due, stamps)
+  local queue = queue_of(name)
+  if was_place ~= '' then
+    unplace(queue, was_place)
+  end
+  if place ~= '' then
+    local set = queue_set(string.sub(place, 1, 1), queue)
+    append(additions, set, due_at(due, stamps), string.sub(place, 2))
+  end
+end

@@ -1,0 +1,97 @@
+-- Records: what a batch reads and writes. All records of its operations are read in one command, and what has changed is
+-- written in one, after the operations; what the index and the listeners are told follows then.
+
+-- A batch: the vid of the list that the daemon goes by, how many keys and operations, and which parts of the script they
+-- want, as bits. Then the keys; the code and the slot of each operation, one after the other; and of each what it needs.
+local payload = ARGV[1]
+local at, list_vid, key_count, operation_count, wanted = unpack_limit(payload, 4, 0)
+
+-- Making functions is a good part of what a small batch costs, so those that not every batch wants are made only for those
+-- that do: operations of upkeep, those about a queue as a whole, promises, the places of items, and hints.
+local function wants(bit)
+  return wanted % (2 * bit) >= bit
+end
+local UPKEEP_BIT, QUEUES_BIT, PROMISES_BIT, PLACES_BIT, HINTS_BIT = 1, 2, 4, 8, 16
+
+-- What is read has a slot: the node record, the list's record, the floor, and then the keys of the batch.
+local NODE_SLOT, MEMBERS_SLOT, FLOOR_SLOT = 1, 2, 3
+-- Keys in full, two places before their slots.
+local names = {}
+if key_count > 0 then
+  names = { unpack_limit(payload, key_count, at) }
+  at = names[1]
+end
+names[0] = RECORDS .. MEMBERS
+local raws = redis.call('MGET', NODE_KEY, names[0], FLOOR_KEY, unpack(names, 2))
+
+-- Whether the batch has changed anything: such batches are counted, so that a recovery can tell who has lost some.
+local wrote = false
+local answers = {}
+-- Slots that are to be written, in order and as a set; operations that went by what is to be written; sets of the index and
+-- what is to be added and removed; channels with what is to be published; and what has been announced.
+local changed, is_changed, touched = {}, {}, {}
+local removals, additions, hints, announced = {}, {}, {}, {}
+
+-- Nothing by the first look may also be something that is no record: that is an error of the second.
+local function load(slot)
+  local raw = raws[slot]
+  if not raw then
+    raw = redis.call('GET', names[slot - 2])
+    raws[slot] = raw
+  end
+  return raw
+end
+
+local function store(slot, raw)
+  raws[slot] = raw
+  if not is_changed[slot] then
+    is_changed[slot] = true
+    changed[#changed + 1] = slot
+  end
+end
+
+local function message_of(raised)
+  if type(raised) == 'table' then
+    return tostring(raised.err)
+  end
+  return tostring(raised)
+end
+
+local function write_index()
+  for set, members in pairs(removals) do
+    redis.call('ZREM', set, unpack(members))
+  end
+  for set, members in pairs(additions) do
+    redis.call('ZADD', set, unpack(members))
+  end
+  removals, additions = {}, {}
+end
+
+local function write_out()
+  local words = {}
+  for i, slot in ipairs(changed) do
+    words[2 * i - 1], words[2 * i] = names[slot - 2], raws[slot]
+  end
+  redis.call('MSET', unpack(words))
+  wrote = true
+  write_index()
+  -- After the value is stored, and what goes wrong with them is nobody's failure.
+  for i = 1, #hints, 2 do
+    redis.pcall('PUBLISH', hints[i], hints[i + 1])
+  end
+end
+
+-- Writes what has changed. If that fails, it is the failure of all that wrote or went by it.
+local function flush()
+  if #changed == 0 then
+    return
+  end
+  local done, raised = pcall(write_out)
+  if not done then
+    for _, i in ipairs(touched) do
+      answers[i] = { FAILED, message_of(raised) }
+    end
+    raws = {}
+  end
+  changed, is_changed, touched, removals, additions, hints, announced = {}, {}, {}, {}, {}, {}, {}
+end

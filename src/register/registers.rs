@@ -319,7 +319,9 @@ impl<K: Kind> Registers<K> {
         match decided.seen {
             Some(seen) => {
                 inner.meter().reads.took(inner.cluster.runtime.clock.now().since(started));
-                Ok(Observed { value: seen.value, vid: seen.vid, ages: seen.ages, nodes: seen.nodes })
+                let mut nodes = seen.nodes;
+                nodes.sort_unstable();
+                Ok(Observed { value: seen.value, vid: seen.vid, ages: seen.ages, nodes })
             }
             None => Err(inner.no_quorum()),
         }

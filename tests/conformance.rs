@@ -599,4 +599,17 @@ fn messagepack_is_the_same_byte_for_byte() {
         let ours = majorityd::node::embedded::eval(script, input).expect("a string");
         assert_eq!(Reply::Bytes(ours.to_vec()), theirs, "{input:x?}");
     }
+
+    // Some values from somewhere on, and where the rest begins.
+    for (limit, offset) in [(1, 0), (2, 0), (3, 0), (9, 0), (1, 1), (2, 1), (9, 2), (1, 5), (1, 9)] {
+        let script = format!(
+            "local ok, value = pcall(function() \
+                return cmsgpack.pack({{ cmsgpack.unpack_limit(ARGV[1], {limit}, {offset}) }}) end) \
+            return ok and value or 'refused'"
+        );
+        let input = b"\x01\x02\xa1x\x03";
+        let theirs = redis.command_bytes(&[b"EVAL", script.as_bytes(), b"0", input]);
+        let ours = majorityd::node::embedded::eval(&script, input).expect("a string");
+        assert_eq!(Reply::Bytes(ours.to_vec()), theirs, "{limit} from {offset}");
+    }
 }

@@ -4,14 +4,11 @@
 -- Answers ACCEPTED, {CONFLICT, token, proposer} or TOO_FAR_AHEAD. A stamp that the record had keeps its time, a new one
 -- gets this node's. The same accept again is ACCEPTED and changes nothing.
 
--- This node's time as a stamp has it; made when the first is wanted.
-local now_digits
-
 local function stamps_of(stamp_names, held)
   if stamp_names == '' then
     return ''
   end
-  now_digits = now_digits or string.format('%016.0f', now_us)
+  local now_digits = digits_of_now()
   if held == '' and #stamp_names == STAMP_NAME then
     -- As most are.
     return stamp_names .. now_digits

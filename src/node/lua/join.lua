@@ -71,7 +71,7 @@ local function started_anew(stamps)
   local anew = {}
   for i = 1, #stamps, STAMP_LENGTH do
     anew[#anew + 1] = string.sub(stamps, i, i + STAMP_NAME - 1)
-    anew[#anew + 1] = string.format('%016.0f', now_us)
+    anew[#anew + 1] = digits_of_now()
   end
   return table.concat(anew)
 end

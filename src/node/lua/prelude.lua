@@ -48,6 +48,13 @@ do
   now_us = tonumber(time[1]) * 1000000 + tonumber(time[2])
 end
 
+local now_as_digits
+-- The same as a stamp has it.
+local function digits_of_now()
+  now_as_digits = now_as_digits or string.format('%016.0f', now_us)
+  return now_as_digits
+end
+
 -- A stamp from the future was set before this node's clock went back. Its time starts anew, or it would not age until
 -- the clock has caught up, which may take years.
 local function not_ahead(since)

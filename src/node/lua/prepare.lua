@@ -2,11 +2,6 @@
 -- Answers {PROMISED, raw record, floor}, {HELD, raw record} if soft and guarded, {CONFLICT, token, proposer},
 -- or TOO_FAR_AHEAD. The node's clock decides whether a guard has aged. A repeat of the same ballot is promised again.
 
--- As a stamp has them.
-local function as_digits(microseconds)
-  return string.format('%016.0f', microseconds)
-end
-
 -- Whether what guards a record has yet to age, by this node's clock. <= because a lease of exactly its length is not aged
 -- yet: aged means longer. Below zero the clock has gone back, which a promise sets right.
 is_guarded = function(guard_ms, stamps)
@@ -21,7 +16,7 @@ local function without_future(stamps)
   for i = 1, #stamps, STAMP_LENGTH do
     local since = tonumber(string.sub(stamps, i + STAMP_NAME, i + STAMP_LENGTH - 1))
     if not_ahead(since) ~= since then
-      stamps = string.sub(stamps, 1, i + STAMP_NAME - 1) .. as_digits(not_ahead(since))
+      stamps = string.sub(stamps, 1, i + STAMP_NAME - 1) .. digits_of_now()
         .. string.sub(stamps, i + STAMP_LENGTH)
     end
   end

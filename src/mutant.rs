@@ -382,18 +382,14 @@ mod switched {
                 Mutant::RestartUnnoticed => (Hello, "and node[5] ~= run_id then", "and false then"),
                 Mutant::StampsInheritTime => (
                     Batch,
-                    "= since[name] or now_digits",
-                    "= since[name] or held ~= '' and string.sub(held, 18, 33) or now_digits",
+                    "(since(name, held) or digits_of_now())",
+                    "(since(name, held) or held ~= '' and string.sub(held, 18, 33) or digits_of_now())",
                 ),
-                Mutant::StampsRestart => (Batch, "= since[name] or now_digits", "= now_digits"),
+                Mutant::StampsRestart => (Batch, "(since(name, held) or digits_of_now())", "digits_of_now()"),
                 Mutant::SoftPreparePromises => {
                     (Batch, "return { HELD, raw }", "return { PROMISED, raw, forgotten }")
                 }
-                Mutant::TokensFarAhead => (
-                    Batch,
-                    "return token / TOKENS_PER_MS + TOKEN_EPOCH_MS > now_us / 1000 + DAY_MS",
-                    "return false",
-                ),
+                Mutant::TokensFarAhead => (Batch, "return token > last_token", "return false"),
                 Mutant::KeepsOldData => (Batch, "= WIPING, '0', ''", "= MERGING, '0', ''"),
                 Mutant::BegunTwice => (Batch, " or node[NODE_BEGUN] == memory then", " then"),
                 Mutant::BegunUnderAnyList => (Batch, "if own_list ~= vid or", "if"),

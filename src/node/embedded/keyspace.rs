@@ -78,6 +78,9 @@ impl Keyspace {
     pub(super) fn run(&mut self, name: &[u8], args: &[Bytes]) -> Option<Reply> {
         Some(match (name, args) {
             (b"GET", [key]) => self.get_string(key),
+            (b"EXISTS", keys) if !keys.is_empty() => {
+                Reply::Integer(keys.iter().filter(|key| self.entries.contains_key(*key)).count() as i64)
+            }
             (b"SET", [key, value]) => {
                 self.insert(key.clone(), Entry::Bytes(value.clone()));
                 Reply::Status("OK")
@@ -126,8 +129,8 @@ impl Keyspace {
                 self.scan(cursor, pattern, count)
             }
             (
-                b"GET" | b"MGET" | b"SET" | b"MSET" | b"UNLINK" | b"INCR" | b"SCAN" | b"ZADD" | b"ZCARD"
-                | b"ZREM" | b"ZRANGE" | b"ZRANGEBYLEX" | b"ZRANGEBYSCORE",
+                b"GET" | b"MGET" | b"EXISTS" | b"SET" | b"MSET" | b"UNLINK" | b"INCR" | b"SCAN" | b"ZADD"
+                | b"ZCARD" | b"ZREM" | b"ZRANGE" | b"ZRANGEBYLEX" | b"ZRANGEBYSCORE",
                 _,
             ) => Reply::Error(WRONG_NUMBER.to_owned()),
             _ => return None,
@@ -344,6 +347,16 @@ mod tests {
             assert_eq!(run(&mut keyspace, &["ZREM", "set", name]), Reply::Integer(1));
         }
         assert!(keyspace.is_empty());
+    }
+
+    #[test]
+    fn keys_exist_whatever_they_hold_and_count_as_often_as_they_are_named() {
+        let mut keyspace = Keyspace::default();
+        run(&mut keyspace, &["SET", "string", "x"]);
+        run(&mut keyspace, &["ZADD", "set", "0", "x"]);
+        assert_eq!(run(&mut keyspace, &["EXISTS", "string", "none", "set", "set"]), Reply::Integer(3));
+        assert_eq!(run(&mut keyspace, &["EXISTS", "none"]), Reply::Integer(0));
+        assert!(matches!(run(&mut keyspace, &["EXISTS"]), Reply::Error(_)));
     }
 
     #[test]

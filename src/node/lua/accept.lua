@@ -4,30 +4,42 @@
 -- Answers ACCEPTED, {CONFLICT, token, proposer} or TOO_FAR_AHEAD. A stamp that the record had keeps its time, a new one
 -- gets this node's. The same accept again is ACCEPTED and changes nothing.
 
+-- Since when a stamp is held, as digits; nil if it is not.
+local function since(name, held)
+  local at = string.find(held, name, 1, true)
+  while at and at % STAMP_LENGTH ~= 1 do
+    at = string.find(held, name, at + 1, true)
+  end
+  if at then
+    local digits = string.sub(held, at + STAMP_NAME, at + STAMP_LENGTH - 1)
+    return not_ahead(tonumber(digits)) == now_us and digits_of_now() or digits
+  end
+end
+
+local function stamp(name, held)
+  return name .. (since(name, held) or digits_of_now())
+end
+
 local function stamps_of(stamp_names, held)
-  if stamp_names == '' then
-    return ''
-  end
-  local now_digits = digits_of_now()
-  if held == '' and #stamp_names == STAMP_NAME then
+  if #stamp_names <= STAMP_NAME then
     -- As most are.
-    return stamp_names .. now_digits
-  end
-  local since = {}
-  for i = 1, #held, STAMP_LENGTH do
-    local digits = string.sub(held, i + STAMP_NAME, i + STAMP_LENGTH - 1)
-    if not_ahead(tonumber(digits)) == now_us then
-      digits = now_digits
-    end
-    since[string.sub(held, i, i + STAMP_NAME - 1)] = digits
+    return stamp_names ~= '' and stamp(stamp_names, held) or ''
   end
   local stamps = {}
   for i = 1, #stamp_names, STAMP_NAME do
-    local name = string.sub(stamp_names, i, i + STAMP_NAME - 1)
-    stamps[#stamps + 1] = name
-    stamps[#stamps + 1] = since[name] or now_digits
+    stamps[#stamps + 1] = stamp(string.sub(stamp_names, i, i + STAMP_NAME - 1), held)
   end
   return table.concat(stamps)
+end
+
+-- What comes before a string in MessagePack.
+local function string_header(text)
+  if text == '' then
+    return '\160'
+  elseif #text == STAMP_LENGTH then
+    return '\217\33'
+  end
+  return string.sub(cmsgpack.pack(text), 1, -1 - #text)
 end
 
 local function accept(slot, token, proposer, next_token, head, stamp_names, tail, listed, place, due, announce, wake)
@@ -55,7 +67,7 @@ local function accept(slot, token, proposer, next_token, head, stamp_names, tail
     return { CONFLICT, forgotten_token, forgotten_proposer }
   end
   local stamps = stamps_of(stamp_names, held)
-  store(slot, head .. cmsgpack.pack(stamps) .. tail)
+  store(slot, head .. string_header(stamps) .. stamps .. tail)
   local name = names[slot - 2]
   reindex(name, was_listed, was_place, listed, place, due, stamps)
   if announce == 1 or wake ~= '' then

@@ -11,6 +11,9 @@ local function is_watched()
 end
 
 publish = function(name, announce, wake)
+  if wake == '' and (announce == 0 or not is_watched()) then
+    return
+  end
   local key = string.sub(name, #RECORDS + 1)
   for daemon in string.gmatch(wake, '%S+') do
     hints[#hints + 1] = DAEMONS .. daemon

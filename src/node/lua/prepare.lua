@@ -24,13 +24,13 @@ local function without_future(stamps)
 end
 
 -- The record with another promise. The other fields stay as they are.
-local function with_promise(raw, token, proposer)
+local function with_promise(raw, token, proposer, stamps)
   local rest = unpack_limit(raw, 2, 0)
-  local tail, ballot_token, ballot_proposer, copied, listed, place, due, guard_ms, stamps = unpack_limit(raw, 8, rest)
   local own = without_future(stamps)
   if own == stamps then
     return cmsgpack.pack(token, proposer) .. string.sub(raw, rest + 1)
   end
+  local tail, ballot_token, ballot_proposer, copied, listed, place, due, guard_ms = unpack_limit(raw, 8, rest)
   return cmsgpack.pack(token, proposer, ballot_token, ballot_proposer, copied, listed, place, due, guard_ms, own)
     .. string.sub(raw, tail + 1)
 end
@@ -55,7 +55,7 @@ promise = function(slot, raw, token, proposer, soft)
   end
   -- By token alone, so that two daemons with one token never both get a quorum of promises: tokens order grants.
   if token > promised then
-    local stored = with_promise(raw, token, proposer)
+    local stored = with_promise(raw, token, proposer, stamps)
     return { PROMISED, stored, forgotten }, stored
   end
   if token == promised and proposer == promised_to then

@@ -30,13 +30,17 @@ local function next_due(queue)
   return first
 end
 
+-- Sets of items that are not done yet, by their letters r, w and l.
+local READY_SET, DELAYED_SET, LEASED_SET = 114, 119, 108
+
 -- The sets may be behind: a record that says otherwise is no longer there, whatever they say.
 local function is_open(raw, member)
   if not raw then
     return false
   end
   local place = select(1 + PLACE, unpack_limit(raw, PLACE, 0))
-  return place == 'r' .. member or place == 'w' .. member or place == 'l' .. member
+  local set = string.byte(place, 1)
+  return (set == READY_SET or set == DELAYED_SET or set == LEASED_SET) and string.sub(place, 2) == member
 end
 
 -- So many records are read at once: a claim ends with the first that is past its bytes.

@@ -14,7 +14,7 @@ end
 local UPKEEP_BIT, QUEUES_BIT, PROMISES_BIT, PLACES_BIT, HINTS_BIT = 1, 2, 4, 8, 16
 
 -- What is read has a slot: the node record, the list's record, the floor, and then the keys of the batch.
-local NODE_SLOT, MEMBERS_SLOT, FLOOR_SLOT = 1, 2, 3
+local NODE_SLOT, MEMBERS_SLOT, FLOOR_SLOT, FIRST_SLOT = 1, 2, 3, 4
 -- Keys in full, two places before their slots.
 local names = {}
 if key_count > 0 then
@@ -32,10 +32,25 @@ local answers = {}
 local changed, is_changed, touched = {}, {}, {}
 local removals, additions, hints, announced = {}, {}, {}, {}
 
--- Nothing by the first look may also be something that is no record: that is an error of the second.
+-- Whether some key of which the first look saw nothing is there: something that is no record.
+local some_hidden
+local function is_some_hidden()
+  if some_hidden == nil then
+    local unseen = {}
+    for slot = FIRST_SLOT, FIRST_SLOT + key_count - 1 do
+      if raws[slot] == false then
+        unseen[#unseen + 1] = names[slot - 2]
+      end
+    end
+    some_hidden = redis.call('EXISTS', unpack(unseen)) > 0
+  end
+  return some_hidden
+end
+
+-- What is no record is an error.
 local function load(slot)
   local raw = raws[slot]
-  if not raw then
+  if raw == nil or raw == false and (slot < FIRST_SLOT or is_some_hidden()) then
     raw = redis.call('GET', names[slot - 2])
     raws[slot] = raw
   end

@@ -93,8 +93,18 @@ async fn clock_offset(client: &Client, runtime: &Runtime) -> Option<i64> {
 fn needed(identity: &Identity) -> Vec<String> {
     let key = keyspace::NODE_KEY;
     let changes = keyspace::changes_channel(&identity.cluster);
-    let of_key =
-        ["GET _", "MGET _", "SET _ x", "MSET _ x", "UNLINK _", "INCR _", "ZADD _ 0 x", "ZREM _ x", "ZCARD _"];
+    let of_key = [
+        "GET _",
+        "MGET _",
+        "EXISTS _",
+        "SET _ x",
+        "MSET _ x",
+        "UNLINK _",
+        "INCR _",
+        "ZADD _ 0 x",
+        "ZREM _ x",
+        "ZCARD _",
+    ];
     let of_key = of_key.into_iter().chain(["ZRANGE _ 0 0", "ZRANGEBYSCORE _ 0 0", "ZRANGEBYLEX _ - +"]);
     let of_key = of_key.map(|words| words.replace('_', key));
     let others = ["INFO", "PING", "TIME", "SCAN 0", "SCRIPT LOAD x", "EVALSHA x 0"].map(str::to_owned);

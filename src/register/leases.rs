@@ -34,20 +34,13 @@ pub struct Leases {
     known: Mutex<Generations>,
 }
 
-/// The latest leases, and those before them. When the young are many, the old are dropped: a lease that is extended is young
-/// again. Iterated over for nothing but their number, so the order does not matter.
+/// Until when leases are good that have not been given back: the latest, and those before them. When the young are many, the
+/// old are dropped: a lease that is extended is young again. Iterated over for nothing but their number, so the order does not
+/// matter.
 #[derive(Default)]
 struct Generations {
-    young: HashMap<LeaseId, Known>,
-    old: HashMap<LeaseId, Known>,
-}
-
-/// A lease.
-#[derive(Clone, Copy)]
-struct Known {
-    until: Moment,
-    /// It was given back here. Says nothing to those who ask until when it is good; it is only not counted any more.
-    ended: bool,
+    young: HashMap<LeaseId, Moment>,
+    old: HashMap<LeaseId, Moment>,
 }
 
 impl Leases {
@@ -72,7 +65,7 @@ impl Leases {
         self.known.lock().expect(LOCKED).until(lease_id)
     }
 
-    /// The lease was given back.
+    /// The lease was given back, and is not known any more.
     pub fn ended(&self, lease_id: LeaseId) {
         self.known.lock().expect(LOCKED).ended(lease_id);
     }
@@ -117,27 +110,24 @@ impl Generations {
         if self.young.len() >= limits::RUNNING_MAX / 2 && !self.young.contains_key(&lease_id) {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.insert(lease_id, Known { until: valid_until, ended: false });
+        self.young.insert(lease_id, valid_until);
     }
 
     fn until(&self, lease_id: LeaseId) -> Option<Moment> {
-        self.young.get(&lease_id).or_else(|| self.old.get(&lease_id)).map(|known| known.until)
+        self.young.get(&lease_id).or_else(|| self.old.get(&lease_id)).copied()
     }
 
     fn ended(&mut self, lease_id: LeaseId) {
         for generation in [&mut self.young, &mut self.old] {
-            if let Some(known) = generation.get_mut(&lease_id) {
-                known.ended = true;
-            }
+            generation.remove(&lease_id);
         }
     }
 
     fn live(&self, now: Moment) -> usize {
-        let is_live = |known: &&Known| !known.ended && now < known.until;
-        let young = self.young.values().filter(is_live).count();
+        let young = self.young.values().filter(|until| now < **until).count();
         // A lease that was extended is in both.
         let old =
-            self.old.iter().filter(|(lease_id, known)| is_live(known) && !self.young.contains_key(*lease_id));
+            self.old.iter().filter(|(lease_id, until)| now < **until && !self.young.contains_key(*lease_id));
         young + old.count()
     }
 }
@@ -164,10 +154,10 @@ mod tests {
         assert_eq!(until(&known, [0, 1, half]), [Some(7), Some(9), Some(8)]);
         assert_eq!(known.live(at(0)), half + 1, "each once, of either generation");
         known.ended(id(half));
-        known.ended(id(0));
-        assert_eq!((known.live(at(7)), until(&known, [half, 0, 1])), (half - 1, [Some(8), Some(7), Some(9)]));
+        known.ended(id(2));
+        assert_eq!((known.live(at(6)), until(&known, [half, 2, 1])), (half - 1, [None, None, Some(9)]));
         assert_eq!((known.live(at(8)), known.live(at(9))), (1, 0));
-        (half + 1..2 * half).for_each(|number| known.note(id(number), at(8)));
-        assert_eq!(until(&known, [0, 1, 2 * half - 1]), [None, Some(9), Some(8)], "0 has made room");
+        (half + 1..=2 * half).for_each(|number| known.note(id(number), at(8)));
+        assert_eq!(until(&known, [0, 1, 2 * half]), [None, Some(9), Some(8)], "0 has made room");
     }
 }

@@ -316,7 +316,8 @@ fn is_unfit(answer: &Answer) -> bool {
     matches!(answer, Answer::Failed { message } if codes.iter().any(|code| message.contains(code)))
 }
 
-/// The longest run from the front that goes by one list and keeps to the bounds; at least one operation.
+/// The longest run from the front that goes by one list and keeps to the bounds; at least one operation. What runs alone
+/// comes last.
 fn take_batch(waiting: &mut VecDeque<Queued>) -> Vec<Queued> {
     let mut batch: Vec<Queued> = Vec::new();
     let mut bytes = 0;
@@ -329,6 +330,8 @@ fn take_batch(waiting: &mut VecDeque<Queued>) -> Vec<Queued> {
         }
         batch.extend(waiting.pop_front());
     }
+    // Nobody has been promised an order: whoever needs one waits for the answer.
+    batch.sort_by_key(|item| item.operation.runs_alone());
     batch
 }
 
@@ -343,6 +346,7 @@ mod tests {
 
     use super::*;
     use crate::ids::ProposerId;
+    use crate::node::operation::Operation;
     use crate::runtime::{Clock, Entropy, Spawn};
     use crate::token::Token;
 
@@ -510,5 +514,17 @@ mod tests {
 
         let mut waiting: VecDeque<_> = [queued(1, limits::BATCH_BYTES_MAX + 1), queued(1, 1)].into();
         assert_eq!(take_batch(&mut waiting).len(), 1, "one that is too large alone travels alone");
+    }
+
+    #[test]
+    fn what_runs_alone_comes_last_and_else_the_order_stays() {
+        let read = |round| {
+            let operation = Operation::Read { key: RegisterKey::new('t', "x") }.encode();
+            Queued { operation, round, ..queued(1, 1) }
+        };
+        let alone = |round| Queued { round, ..queued(1, 1) };
+        let mut waiting: VecDeque<_> = [read(0), alone(1), read(2), alone(3), read(4)].into();
+        let rounds: Vec<_> = take_batch(&mut waiting).iter().map(|item| item.round).collect();
+        assert_eq!(rounds, [0, 2, 4, 1, 3]);
     }
 }

@@ -59,6 +59,11 @@ impl Encoded {
         self.bytes.len() + self.key.as_ref().map_or(0, |key| RECORD_PREFIX.len() + key.as_bytes().len())
     }
 
+    /// Whether the script writes all that came before it and reads anew what comes after: it costs least at the end of a batch.
+    pub fn runs_alone(&self) -> bool {
+        !matches!(self.code, READ | PREPARE | ACCEPT)
+    }
+
     /// The register that it stores a value of, if it is an accept: a node that misses it has to be brought it later.
     pub fn accepts(&self) -> Option<&RegisterKey> {
         self.key.as_ref().filter(|_| self.code == ACCEPT)

@@ -25,7 +25,7 @@ fn json_of(daemon: &InProcess, arguments: &[&str]) -> Value {
 #[test]
 fn every_operation_is_done_and_nothing_of_it_is_left() {
     let daemon = stage();
-    for operation in ["locks", "get", "set", "cas", "increment", "queue", "ping"] {
+    for operation in ["locks", "get", "set", "cas", "increment", "queue", "consume", "ping"] {
         let prefix = format!("b/{operation}/");
         let report =
             json_of(&daemon, &[operation, "--callers", "5", "--connections", "2", "--prefix", &prefix]);
@@ -37,8 +37,10 @@ fn every_operation_is_done_and_nothing_of_it_is_left() {
     }
     let (code, out, _) = told(daemon.command(&["locks", "list", "--output", "json"]).output().unwrap());
     assert_eq!((code, out.contains("b/")), (0, false), "a lock is left: {out}");
-    let (code, _, err) = told(daemon.command(&["queue", "stats", "b/queue/0"]).output().unwrap());
-    assert_eq!((code, err.contains("NO_SUCH_QUEUE")), (1, true), "the queue is left: {err}");
+    for queue in ["b/queue/0", "b/consume/0"] {
+        let (code, _, err) = told(daemon.command(&["queue", "stats", queue]).output().unwrap());
+        assert_eq!((code, err.contains("NO_SUCH_QUEUE")), (1, true), "the queue {queue} is left: {err}");
+    }
 }
 
 #[test]

@@ -1,14 +1,17 @@
 //! Puts peers of the daemon under the same load as `majorityd bench` does, with the same load generator, and serves the
 //! smallest gRPC service there is. `benches/compare` starts it and reads its JSON.
 
+mod etcd;
+mod nats;
+mod rabbitmq;
+mod rslock;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use etcd_client::{Client, LockOptions};
+use clap::{Args, Parser, Subcommand};
 use majorityd::load::{self, Outcome, Plan, Work};
 use majorityd::runtime::system;
-use rslock::LockManager;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -18,8 +21,6 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Of what is held or waited for; none is held for so long.
 const LEASE: Duration = Duration::from_secs(30);
-/// A pause of rslock before it tries again is drawn up to this; so its documentation has it.
-const RETRY_DELAY: Duration = Duration::from_millis(200);
 
 /// Peers of the daemon under load.
 #[derive(Parser)]
@@ -39,7 +40,7 @@ enum Peer {
     Etcd {
         /// What each caller does again and again
         #[arg(value_enum)]
-        operation: EtcdOperation,
+        operation: etcd::Operation,
         /// Where its members are
         #[arg(long, required = true)]
         endpoint: Vec<String>,
@@ -54,13 +55,20 @@ enum Peer {
         #[command(flatten)]
         load: Load,
     },
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum EtcdOperation {
-    Locks,
-    Get,
-    Set,
+    /// Put messages into a quorum queue of RabbitMQ, take and ack them
+    Rabbitmq {
+        /// Where it is: amqp://…
+        server: String,
+        #[command(flatten)]
+        load: Load,
+    },
+    /// Put messages into a stream of NATS JetStream, fetch and ack them
+    Nats {
+        /// Where it is: nats://…
+        server: String,
+        #[command(flatten)]
+        load: Load,
+    },
 }
 
 #[derive(Args)]
@@ -90,82 +98,6 @@ impl Load {
     }
 }
 
-struct EtcdCaller {
-    client: Client,
-    operation: EtcdOperation,
-    name: String,
-    lease: i64,
-    payload: Vec<u8>,
-}
-
-impl Work for EtcdCaller {
-    async fn once(&mut self) -> Result<(), String> {
-        let name = self.name.as_str();
-        let done = match self.operation {
-            EtcdOperation::Locks => {
-                let options = LockOptions::new().with_lease(self.lease);
-                let lock = self.client.lock(name, Some(options)).await.map_err(|error| error.to_string())?;
-                self.client.unlock(lock.key()).await.map(drop)
-            }
-            EtcdOperation::Get => self.client.get(name, None).await.map(drop),
-            EtcdOperation::Set => self.client.put(name, self.payload.clone(), None).await.map(drop),
-        };
-        done.map_err(|error| error.to_string())
-    }
-}
-
-async fn etcd(operation: EtcdOperation, endpoints: &[String], load: &Load) -> Result<Outcome, Error> {
-    let mut clients = Vec::new();
-    for number in 0..load.connections as usize {
-        clients.push(Client::connect([&endpoints[number % endpoints.len()]], None).await?);
-    }
-    let mut callers = Vec::new();
-    for number in 0..load.callers {
-        let mut client = clients[number as usize % clients.len()].clone();
-        let name = load.name(number);
-        let payload = vec![b'x'; load.payload];
-        client.put(name.as_str(), payload.clone(), None).await?;
-        // A key that is locked must end with its lease.
-        let lease = client.lease_grant(10 * LEASE.as_secs() as i64, None).await?.id();
-        callers.push(EtcdCaller { client, operation, name, lease, payload });
-    }
-    Ok(load.put_on(callers).await)
-}
-
-struct RslockCaller {
-    manager: LockManager,
-    name: String,
-}
-
-impl Work for RslockCaller {
-    async fn once(&mut self) -> Result<(), String> {
-        let lock = loop {
-            match self.manager.lock(self.name.as_bytes(), LEASE).await {
-                Ok(lock) => break lock,
-                Err(rslock::LockError::Unavailable) => {}
-                Err(error) => return Err(error.to_string()),
-            }
-        };
-        self.manager.unlock(&lock).await;
-        Ok(())
-    }
-}
-
-async fn rslock(servers: &[String], load: &Load) -> Outcome {
-    let managers: Vec<LockManager> = (0..load.connections)
-        .map(|_| {
-            let mut manager = LockManager::new(servers.to_vec());
-            manager.set_retry(3, RETRY_DELAY);
-            manager
-        })
-        .collect();
-    let callers = (0..load.callers).map(|number| RslockCaller {
-        manager: managers[number as usize % managers.len()].clone(),
-        name: load.name(number),
-    });
-    load.put_on(callers.collect()).await
-}
-
 fn print(outcome: &Outcome) {
     let micros = |part| outcome.quantile(part).as_micros() as u64;
     let report = json!({
@@ -186,8 +118,10 @@ async fn main() -> Result<(), Error> {
             let connections = TcpListenerStream::new(TcpListener::bind(listen).await?);
             Server::builder().tcp_nodelay(true).add_service(health).serve_with_incoming(connections).await?;
         }
-        Peer::Etcd { operation, endpoint, load } => print(&etcd(operation, &endpoint, &load).await?),
-        Peer::Rslock { server, load } => print(&rslock(&server, &load).await),
+        Peer::Etcd { operation, endpoint, load } => print(&etcd::run(operation, &endpoint, &load).await?),
+        Peer::Rslock { server, load } => print(&rslock::run(&server, &load).await),
+        Peer::Rabbitmq { server, load } => print(&rabbitmq::run(&server, &load).await?),
+        Peer::Nats { server, load } => print(&nats::run(&server, &load).await?),
     }
     Ok(())
 }

@@ -31,6 +31,7 @@ Operations:
   cas        read a key and write it if nobody has written since; who is too late tries again
   increment  add 1 to a number
   queue      put an item, reserve one, and ack it
+  consume    put an item, and take one and ack it on a stream that each caller keeps open
   ping       ask whether the daemon serves, which takes gRPC and nothing else: what the others can't be faster than
 
 Latencies of calls that failed are not in the figures. With --rate a call's latency counts from when it was due, so a
@@ -96,7 +97,14 @@ enum Operation {
     Cas,
     Increment,
     Queue,
+    Consume,
     Ping,
+}
+
+impl Operation {
+    fn is_on_queues(self) -> bool {
+        matches!(self, Self::Queue | Self::Consume)
+    }
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -161,7 +169,7 @@ impl Bench {
     }
 
     fn names(&self) -> u64 {
-        self.names.unwrap_or(if self.operation == Operation::Queue { 1 } else { u64::from(self.callers) })
+        self.names.unwrap_or(if self.operation.is_on_queues() { 1 } else { u64::from(self.callers) })
     }
 
     fn tell(&self, outcome: &Outcome) -> u8 {
@@ -279,6 +287,7 @@ mod tests {
         assert_eq!(names(&["locks"]), 64);
         assert_eq!(names(&["get", "--callers", "3"]), 3);
         assert_eq!(names(&["queue"]), 1);
+        assert_eq!(names(&["consume"]), 1);
         assert_eq!(names(&["locks", "--names", "1"]), 1);
     }
 }

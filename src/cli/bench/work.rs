@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use tonic::{Request, Status};
+use futures::channel::mpsc;
+use tonic::{Request, Status, Streaming};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
@@ -12,6 +13,8 @@ use crate::cli::client::{self, CALL_TIMEOUT, Connection, Failed, to_proto};
 use crate::load::Work;
 use crate::proto::v1;
 use crate::proto::v1::acquire_response::Outcome as Acquired;
+use crate::proto::v1::consume_request::{self, Command};
+use crate::proto::v1::consume_response::{Event, settled};
 use crate::proto::v1::kv_service_client::KvServiceClient;
 use crate::proto::v1::lock_service_client::LockServiceClient;
 use crate::proto::v1::new_item::Content as Payload;
@@ -54,7 +57,7 @@ pub(super) async fn prepare(operation: Operation, place: &Place, channel: &Conne
 
 /// Removes the queues, with what is left in them. Locks are released, and keys are gone after a while.
 pub(super) async fn tidy_up(operation: Operation, place: &Place, channel: &Connection) {
-    if operation != Operation::Queue {
+    if !operation.is_on_queues() {
         return;
     }
     let mut queues = QueueServiceClient::new(channel.clone());
@@ -87,6 +90,7 @@ pub(super) struct Caller {
     keys: KvServiceClient<Connection>,
     queues: QueueServiceClient<Connection>,
     health: HealthClient<Connection>,
+    consumer: Option<Consumer>,
 }
 
 impl Caller {
@@ -99,6 +103,7 @@ impl Caller {
             keys: KvServiceClient::new(channel.clone()),
             queues: QueueServiceClient::new(channel.clone()),
             health: HealthClient::new(channel),
+            consumer: None,
         }
     }
 
@@ -157,18 +162,22 @@ impl Caller {
         self.keys.increment(client::request(request, CALL_TIMEOUT)).await.map(drop).map_err(why)
     }
 
-    async fn put_and_ack(&mut self) -> Result<(), String> {
-        let queue = self.next_name();
+    async fn put(&mut self, queue: &str) -> Result<(), String> {
         let content = Some(Payload::Payload(self.place.payload.clone()));
         let items = vec![v1::NewItem { content, ..Default::default() }];
-        let request = v1::PutRequest { queue: queue.clone(), items };
+        let request = v1::PutRequest { queue: queue.to_owned(), items };
         let put = self.queues.put(client::request(request, CALL_TIMEOUT)).await.map_err(why)?.into_inner();
         match put.results.into_iter().next().and_then(|result| result.outcome) {
-            Some(Put::Error(error)) => return Err(error.message),
-            Some(_) => {}
-            None => return Err("a put was not answered".to_owned()),
+            Some(Put::Error(error)) => Err(error.message),
+            Some(_) => Ok(()),
+            None => Err("a put was not answered".to_owned()),
         }
-        // Of all items in the queue any will do: each caller has put one.
+    }
+
+    /// Of all items in the queue any will do: each caller has put one.
+    async fn put_and_ack(&mut self) -> Result<(), String> {
+        let queue = self.next_name();
+        self.put(&queue).await?;
         let request = v1::ReserveRequest {
             queue: queue.clone(),
             lease_ttl: Some(to_proto(LEASE)),
@@ -189,6 +198,21 @@ impl Caller {
         }
     }
 
+    /// The same with a stream, which is opened at the first call.
+    async fn put_and_consume(&mut self) -> Result<(), String> {
+        if self.consumer.is_none() {
+            self.consumer = Some(Consumer::open(&mut self.queues, self.place.name(self.turn)).await?);
+        }
+        let queue = self.place.name(self.turn);
+        self.put(&queue).await?;
+        let consumer = self.consumer.as_mut().expect("it was opened a moment ago");
+        let done = consumer.take_and_ack().await;
+        if done.is_err() {
+            self.consumer = None;
+        }
+        done
+    }
+
     async fn ping(&mut self) -> Result<(), String> {
         let request = client::request(HealthCheckRequest::default(), CALL_TIMEOUT);
         self.health.check(request).await.map(drop).map_err(why)
@@ -204,7 +228,55 @@ impl Work for Caller {
             Operation::Cas => self.compare_and_set().await,
             Operation::Increment => self.increment().await,
             Operation::Queue => self.put_and_ack().await,
+            Operation::Consume => self.put_and_consume().await,
             Operation::Ping => self.ping().await,
+        }
+    }
+}
+
+/// A stream of items, one in flight at a time.
+struct Consumer {
+    commands: mpsc::UnboundedSender<v1::ConsumeRequest>,
+    events: Streaming<v1::ConsumeResponse>,
+}
+
+impl Consumer {
+    async fn open(queues: &mut QueueServiceClient<Connection>, queue: String) -> Result<Self, String> {
+        let (commands, sent) = mpsc::unbounded();
+        let open = consume_request::Open { queue, lease_ttl: Some(to_proto(LEASE)), ..Default::default() };
+        let opened = Self::send(&commands, Command::Open(open));
+        let events = queues.consume(sent).await.map_err(why)?.into_inner();
+        opened.map(|()| Self { commands, events })
+    }
+
+    fn send(commands: &mpsc::UnboundedSender<v1::ConsumeRequest>, command: Command) -> Result<(), String> {
+        let request = v1::ConsumeRequest { command: Some(command) };
+        commands.unbounded_send(request).map_err(|_| "the stream ended".to_owned())
+    }
+
+    async fn take_and_ack(&mut self) -> Result<(), String> {
+        loop {
+            let event = self.events.message().await.map_err(why)?.ok_or("the stream ended")?.event;
+            match event {
+                Some(Event::Item(item)) => {
+                    let lease = v1::ItemLease { id: item.id, lease_id: item.lease_id };
+                    Self::send(&self.commands, Command::Ack(lease))?;
+                }
+                Some(Event::Settled(settled)) => {
+                    return match settled.result {
+                        Some(settled::Result::Outcome(outcome))
+                            if outcome == i32::from(v1::LeaseOutcome::Ok) =>
+                        {
+                            Ok(())
+                        }
+                        Some(settled::Result::Error(error)) => Err(error.message),
+                        _ => Err("the item was lost".to_owned()),
+                    };
+                }
+                Some(Event::Lost(_)) => return Err("the item was lost".to_owned()),
+                // Of a later version of the API.
+                None => {}
+            }
         }
     }
 }

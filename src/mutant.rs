@@ -220,6 +220,8 @@ mutants! {
     PutsAgain = "puts-again",
     /// A lease begins again under the token of the one before. Tokens strictly increase; section 4.
     ItemTokenStays = "item-token-stays",
+    /// An item is handed to who waits although one before it may be ready. Items come in their order; section 4, order only.
+    HandsPastReady = "hands-past-ready",
 
     // Keys.
 

@@ -14,6 +14,8 @@ mod copying;
 mod daemons;
 #[path = "schedules/forgetting.rs"]
 mod forgetting;
+#[path = "schedules/handing.rs"]
+mod handing;
 #[path = "schedules/joining.rs"]
 mod joining;
 #[path = "schedules/joins.rs"]

@@ -101,10 +101,12 @@ impl Queues {
     ) -> Result<u64, QueueError> {
         let inner = &self.inner;
         inner.check_exists(queue, deadline).await?;
-        if ids.is_empty() {
-            return inner.change_all(queue, 'd', &ItemChange::Redrive, deadline).await;
-        }
-        inner.change_each(queue, ids.to_vec(), &ItemChange::Redrive, deadline).await
+        let redriven = match ids.is_empty() {
+            true => inner.change_all(queue, 'd', &ItemChange::Redrive, deadline).await,
+            false => inner.change_each(queue, ids.to_vec(), &ItemChange::Redrive, deadline).await,
+        };
+        inner.desk.stir(queue);
+        redriven
     }
 
     /// Removes the items in these states, as if they had been acked. How many.

@@ -93,6 +93,8 @@ pub struct PutItem {
     pub now_unix_ms: u64,
     /// How long nobody gets it.
     pub delay: Duration,
+    /// Somebody waits for it and there is nothing before it: it is leased in the same step, under this id and for so long.
+    pub lease: Option<(LeaseId, Duration)>,
 }
 
 /// How long nobody gets an item that was given back.
@@ -124,7 +126,7 @@ pub enum ItemAnswer {
     Put,
     /// It was known.
     Known,
-    /// It is leased.
+    /// It is leased; by a put, it is there by this change, too.
     Leased(Box<Item>),
     /// It was leased as often as it may be, and is dead now.
     Buried,
@@ -313,7 +315,11 @@ fn apply_put(put: &PutItem, old: &ItemValue, attempt: &Attempt<'_>) -> ItemVerdi
         token: old.item.as_ref().map_or(Token::ZERO, |item| item.token),
         reason: String::new(),
     };
-    changed(item, ItemAnswer::Put)
+    match put.lease {
+        None => changed(item, ItemAnswer::Put),
+        // However often it may be leased, it may be once.
+        Some((lease_id, ttl)) => apply_lease(lease_id, ttl, 0, &ItemValue { item: Some(item) }, attempt),
+    }
 }
 
 fn apply_lease(

@@ -110,7 +110,13 @@ fn put(order: u64, delay_s: u64) -> ItemChange {
         put_by: ProposerId(1),
         now_unix_ms: 2,
         delay: Duration::from_secs(delay_s),
+        lease: None,
     })
+}
+
+fn handed(order: u64) -> ItemChange {
+    let ItemChange::Put(put) = put(order, 0) else { unreachable!() };
+    ItemChange::Put(PutItem { lease: Some((lease(7), Duration::from_secs(30))), ..put })
 }
 
 fn lease_as(number: u8, max_attempts: u32) -> ItemChange {
@@ -143,6 +149,20 @@ fn an_id_is_put_once_for_as_long_as_it_is_remembered() {
     let ItemChange::Put(own) = put(3, 0) else { unreachable!() };
     let other = ItemChange::Put(PutItem { put_by: ProposerId(2), ..own });
     assert_eq!(apply(&other, &ready(), 0).1, ItemAnswer::Known);
+}
+
+#[test]
+fn what_is_handed_over_is_as_if_it_were_put_and_leased() {
+    for (old, held_s) in [(ItemValue::default(), 0), (done(), LENGTH + 1)] {
+        let (ready, _, _) = apply(&put(NOW, 0), &old, held_s);
+        let (expected, leased, _) = apply(&lease_as(7, 1), &ready, 0);
+        let (new, answer, _) = apply(&handed(NOW), &old, held_s);
+        assert_eq!((new, answer), (expected, leased));
+    }
+    for old in [ready(), delayed(), leased(), dead(), done()] {
+        let (new, answer, _) = apply(&handed(NOW), &old, LENGTH);
+        assert_eq!((new, answer), (old, ItemAnswer::Known));
+    }
 }
 
 #[test]

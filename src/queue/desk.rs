@@ -3,6 +3,9 @@
 //! The clerk claims as many items as are wanted, leases them for those who came first, and goes on with the next. It is
 //! woken by an announcement that an item is ready, by a timer for the next that is due, and by a slow, jittered look. An
 //! item whose caller has gone away is given back at once, and not counted as an attempt.
+//!
+//! Where a claim has found that nothing is ready, and nothing has happened since that could have made something ready, whoever
+//! waits is handed what this daemon puts next ([`super::handing`]), and whoever comes to wait needs no claim of its own.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +23,7 @@ use super::value::{Item, name_of, parse_member};
 use super::{ItemState, QueueError, QueueOptions, Reserved};
 use crate::ids::{ItemId, LeaseId, NodeIndex, QueueName};
 use crate::limits;
+use crate::mutant::{self, Mutant};
 use crate::node::operation::ClaimRequest;
 use crate::register::claim::{Haul, Promised};
 use crate::register::hints::Hinted;
@@ -37,6 +41,10 @@ const MARK: Duration = Duration::from_secs(1);
 const CONTENDED_PAUSE: Duration = Duration::from_millis(8);
 /// Where several daemons were promised the same items, one node alone is asked for so long, and so says who gets what.
 const ONE_DECIDES_FOR: Duration = Duration::from_secs(2);
+/// Who comes so soon after a claim that found nothing needs none of its own.
+const FRESH_FOR: Duration = Duration::from_millis(250);
+/// For so many looks at most it is gone by that nothing was ready: announcements by other daemons may be lost.
+const BARE_LOOKS: u32 = 2;
 /// How long a clerk stays when nobody waits: consumers come back.
 const LINGER: Duration = Duration::from_secs(5);
 /// Pause after a claim that found no quorum, or that a recovery forbids; each is drawn up to this.
@@ -70,12 +78,18 @@ struct Line {
     hand_until: Moment,
     /// Until when one node is asked; see [`ONE_DECIDES_FOR`].
     one_decides_until: Moment,
+    /// Until when it is gone by that nothing is ready, as far as this daemon knows; see [`Line::stir`].
+    bare_until: Moment,
+    /// The same for who comes to wait.
+    fresh_until: Moment,
+    /// How often something may have become ready.
+    stirs: u64,
 }
 
-struct Waiter {
+pub(super) struct Waiter {
     ticket: u64,
-    wanted: usize,
-    lease_ttl: Option<Duration>,
+    pub wanted: usize,
+    pub lease_ttl: Option<Duration>,
     /// A claim has been made for it since it came.
     looked: bool,
     /// It waits for one claim and no longer.
@@ -107,6 +121,26 @@ impl Drop for Seat<'_> {
 impl Desk {
     fn lines(&self) -> MutexGuard<'_, HashMap<QueueName, Line>> {
         self.lines.lock().expect("no holder of this lock panics")
+    }
+
+    /// An item of the queue may have become ready, and nobody was handed it.
+    pub fn stir(&self, queue: &QueueName) {
+        if let Some(line) = self.lines().get_mut(queue) {
+            line.stir();
+        }
+    }
+
+    /// Takes those out of line whom the next items that this daemon puts may be handed to, at most so many and the first ones
+    /// first: none, unless nothing is ready that comes before. Each wants one item, unless one is all there is.
+    pub fn take_waiters(&self, queue: &QueueName, most: usize, now: Moment) -> Vec<Waiter> {
+        let mut lines = self.lines();
+        let Some(line) = lines.get_mut(queue) else { return Vec::new() };
+        if !line.is_bare(now) && !mutant::is_on(Mutant::HandsPastReady) {
+            return Vec::new();
+        }
+        let fits = |waiter: &&Waiter| waiter.looked && (most == 1 || waiter.wanted == 1);
+        let fitting = line.waiters.iter().take(most).take_while(fits).count();
+        line.waiters.drain(..fitting).collect()
     }
 }
 
@@ -223,7 +257,8 @@ impl Inner {
         let ticket = self.desk.tickets.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         let line = lines.entry(queue.clone()).or_default();
-        line.waiters.push_back(Waiter { ticket, wanted, lease_ttl, looked: false, hasty, answer: sender });
+        let looked = !hasty && line.is_fresh(self.now());
+        line.waiters.push_back(Waiter { ticket, wanted, lease_ttl, looked, hasty, answer: sender });
         line.woken.notify(1);
         drop(lines);
         if starts {
@@ -237,12 +272,38 @@ impl Inner {
         self.runtime().spawner.spawn(clerk.run().boxed());
     }
 
+    /// Gives a waiter what was leased for it. What it can't have any more is given back.
+    pub(super) fn hand_out(self: &Arc<Self>, queue: &QueueName, waiter: Waiter, leased: Vec<Reserved>) {
+        // Each was leased at its own time, and the slowest may have outlasted the first.
+        let now = self.now();
+        let (leased, late): (Vec<_>, Vec<_>) = leased.into_iter().partition(|item| now < item.valid_until);
+        late.iter().for_each(|item| self.give_back(queue, &item.id, item.lease_id));
+        if leased.is_empty() && !waiter.answer.is_canceled() {
+            return self.put_back(queue, waiter);
+        }
+        // What was under way when a recovery came may not be gone by.
+        let unwanted = match self.leases.check_grants() {
+            Ok(()) => {
+                leased.iter().for_each(|item| self.leases.note(item.lease_id, item.valid_until));
+                waiter.answer.send(leased).err()
+            }
+            Err(_) => {
+                self.put_back(queue, waiter);
+                Some(leased)
+            }
+        };
+        for item in unwanted.into_iter().flatten() {
+            self.give_back(queue, &item.id, item.lease_id);
+        }
+    }
+
     /// A waiter that was to be served and got nothing is the first again.
-    fn put_back(self: &Arc<Self>, queue: &QueueName, waiter: Waiter) {
+    pub(super) fn put_back(self: &Arc<Self>, queue: &QueueName, waiter: Waiter) {
         let mut lines = self.desk.lines();
         let starts = !lines.contains_key(queue);
         let line = lines.entry(queue.clone()).or_default();
         line.waiters.push_front(waiter);
+        line.stir();
         line.woken.notify(1);
         drop(lines);
         if starts {
@@ -254,18 +315,21 @@ impl Inner {
     pub(super) fn on_ready(&self, node: NodeIndex, queue: &QueueName) {
         let quorum = self.items.cluster().size.quorum();
         if let Some(line) = self.desk.lines().get_mut(queue) {
+            line.stir();
             line.hinted.hear(node, quorum, self.runtime(), &line.woken);
         }
     }
 
     /// Gives back what nobody got. In the background, and at worst the lease runs out.
     pub(super) fn give_back(self: &Arc<Self>, queue: &QueueName, id: &ItemId, lease_id: LeaseId) {
-        let (inner, name) = (self.clone(), name_of(queue, id));
+        let (inner, queue, name) = (self.clone(), queue.clone(), name_of(queue, id));
         let task = async move {
             let deadline = inner.now() + RETURN_FOR;
             while inner.now() < deadline {
                 let change = ItemChange::Return { lease_id };
-                match inner.items.change(&name, change, deadline).await {
+                let changed = inner.items.change(&name, change, deadline).await;
+                inner.desk.stir(&queue);
+                match changed {
                     Ok(_) => {
                         inner.meter().returned.one();
                         inner.leases.ended(lease_id);
@@ -367,17 +431,21 @@ impl Clerk {
             Ok(options) => options,
             Err(error) => return self.failed(Some(error)),
         };
-        let (wanted, one_decides) = match inner.desk.lines().get_mut(&self.queue) {
+        let asked = inner.now();
+        let (wanted, one_decides, stirs) = match inner.desk.lines().get_mut(&self.queue) {
             Some(line) => {
                 line.hinted.clear();
                 let hand = std::mem::take(&mut line.hand);
-                if inner.now() < line.hand_until {
+                if asked < line.hand_until {
                     line.hand = self.deal(line, hand, &options);
                 }
                 let wanted = line.waiters.iter().map(|waiter| waiter.wanted).sum::<usize>().min(CLAIM_MAX);
-                (wanted, inner.now() < line.one_decides_until)
+                if wanted > 0 && line.is_fresh(asked) && line.waiters.iter().all(|waiter| waiter.looked) {
+                    return Look::Wait(line.fresh_until.since(asked));
+                }
+                (wanted, asked < line.one_decides_until, line.stirs)
             }
-            None => (0, false),
+            None => (0, false, 0),
         };
         if wanted == 0 {
             return Look::Idle;
@@ -399,14 +467,22 @@ impl Clerk {
                 Err(error) => return self.failed(Some(error)),
             },
         };
-        let (next_due, full) = (haul.next_due, haul.items.len() >= wanted);
+        let (next_due, found) = (haul.next_due, haul.items.len());
+        let full = found >= wanted;
         let crowded = haul.is_crowded(inner.items.cluster().size);
         let chosen = self.worth_trying(haul);
+        // What is left to others may stay, and what one node has is not all there is.
+        let is_all = !full && !one_decided && chosen.len() == found;
         let mut lines = inner.desk.lines();
         let Some(line) = lines.get_mut(&self.queue) else { return Look::Idle };
         line.failed = None;
         line.hand = self.deal(line, chosen, &options);
         line.hand_until = hand_until;
+        if is_all && line.stirs == stirs {
+            let until = |longest: Duration| asked + next_due.map_or(longest, |due| due.min(longest));
+            line.bare_until = until(inner.settings.look_interval * BARE_LOOKS);
+            line.fresh_until = until(FRESH_FOR);
+        }
         if crowded {
             line.one_decides_until = inner.now() + ONE_DECIDES_FOR;
         } else if !(one_decided && full) {
@@ -493,6 +569,22 @@ impl Chosen {
 }
 
 impl Line {
+    /// Something may have become ready.
+    fn stir(&mut self) {
+        self.stirs += 1;
+        self.bare_until = Moment::ZERO;
+    }
+
+    /// Nothing is ready, as far as this daemon knows.
+    fn is_bare(&self, now: Moment) -> bool {
+        now < self.bare_until && self.hand.is_empty()
+    }
+
+    /// It was found a moment ago.
+    fn is_fresh(&self, now: Moment) -> bool {
+        now < self.fresh_until && self.is_bare(now)
+    }
+
     /// A claim has been made: who waits for no more is told that there is nothing.
     fn looked(&mut self) {
         // Dropping the sender says so.
@@ -514,28 +606,7 @@ impl Leasing {
         let Serving { waiter, items } = serving;
         let leases = items.into_iter().map(|chosen| self.lease(chosen));
         let leased = future::join_all(leases).await.into_iter().flatten();
-        let inner = &self.inner;
-        // Each was leased at its own time, and the slowest may have outlasted the first.
-        let now = inner.now();
-        let (leased, late): (Vec<_>, Vec<_>) = leased.partition(|item| now < item.valid_until);
-        late.iter().for_each(|item| inner.give_back(&self.queue, &item.id, item.lease_id));
-        if leased.is_empty() && !waiter.answer.is_canceled() {
-            return inner.put_back(&self.queue, waiter);
-        }
-        // What was under way when a recovery came may not be gone by.
-        let unwanted = match inner.leases.check_grants() {
-            Ok(()) => {
-                leased.iter().for_each(|item| inner.leases.note(item.lease_id, item.valid_until));
-                waiter.answer.send(leased).err()
-            }
-            Err(_) => {
-                inner.put_back(&self.queue, waiter);
-                Some(leased)
-            }
-        };
-        for item in unwanted.into_iter().flatten() {
-            inner.give_back(&self.queue, &item.id, item.lease_id);
-        }
+        self.inner.hand_out(&self.queue, waiter, leased.collect());
     }
 
     async fn lease(&self, chosen: Chosen) -> Option<Reserved> {
@@ -577,7 +648,13 @@ impl Leasing {
     }
 }
 
-fn reserved(id: ItemId, item: Item, lease_id: LeaseId, ttl: Duration, valid_until: Moment) -> Reserved {
+pub(super) fn reserved(
+    id: ItemId,
+    item: Item,
+    lease_id: LeaseId,
+    ttl: Duration,
+    valid_until: Moment,
+) -> Reserved {
     Reserved {
         id,
         payload: item.payload,

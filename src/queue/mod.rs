@@ -9,6 +9,7 @@ pub mod change;
 mod consume;
 mod desk;
 pub mod error;
+mod handing;
 mod options;
 pub mod queues;
 pub mod value;

@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use event_listener::Event;
+use futures::channel::oneshot;
 use futures::future;
 use futures::stream::BoxStream;
 
 use super::change::{Delay, ItemAnswer, ItemChange, ItemKind, PutItem};
 use super::desk::{Desk, WANTED_MAX};
+use super::handing::{Handing, Returning};
 use super::options::Options;
 use super::value::{name_of, split};
 use super::{
@@ -108,9 +110,10 @@ impl Queues {
             0 => None,
             max => Some((inner.census(queue, deadline).await?.alive(), max)),
         };
+        let mut handings = inner.handings(queue, &items, &options);
         // All are in line before any is waited for, so they travel together, and in this order.
         let mut puts = Vec::with_capacity(items.len());
-        for item in items {
+        for (item, handing) in items.into_iter().zip(&mut handings) {
             let put = match &mut space {
                 Some((alive, max)) if *alive >= *max => {
                     let full = QueueError::QueueFull { queue: queue.clone(), items: *alive, max: *max };
@@ -120,11 +123,13 @@ impl Queues {
                     if let Some((alive, _)) = space {
                         *alive += 1;
                     }
-                    Start::Put(inner.start_put(queue, item, deadline))
+                    Start::Put(inner.start_put(queue, item, handing.take(), deadline))
                 }
             };
             puts.push(put);
         }
+        // Those for which there is no room.
+        handings.into_iter().flatten().for_each(|handing| inner.put_back(queue, handing.waiter));
         let puts = puts.into_iter().map(|put| async move {
             match put {
                 Start::Put(started) => inner.finish_put(queue, started?, deadline).await,
@@ -257,7 +262,15 @@ enum Start {
 struct Started {
     id: ItemId,
     put: PutItem,
-    ticket: Ticket<ItemAnswer>,
+    outcome: Outcome,
+}
+
+/// What the first attempt of a put comes to.
+enum Outcome {
+    /// It is waited for.
+    Own(Ticket<ItemAnswer>),
+    /// Somebody is handed the item, also if the call that puts it goes away.
+    Handed(oneshot::Receiver<ChangeResult<ItemAnswer>>),
 }
 
 impl Inner {
@@ -285,7 +298,15 @@ impl Inner {
         self.room.take(bytes).map_err(|Full { taken, max }| QueueError::TooMuchToWrite { bytes: taken, max })
     }
 
-    fn start_put(&self, queue: &QueueName, item: NewItem, deadline: Moment) -> Result<Started, QueueError> {
+    fn start_put(
+        self: &Arc<Self>,
+        queue: &QueueName,
+        item: NewItem,
+        handing: Option<Handing>,
+        deadline: Moment,
+    ) -> Result<Started, QueueError> {
+        // Whoever was to be handed the item is back in line if it can't be put.
+        let handing = Returning::new(self, queue, handing);
         let room = self.room_for(item.payload.len())?;
         let cluster = self.items.cluster();
         let ballot = cluster.next_ballot();
@@ -297,6 +318,7 @@ impl Inner {
             put_by: ballot.proposer,
             now_unix_ms: self.runtime().clock.wall_unix_ms(),
             delay: item.delay,
+            lease: handing.lease(),
         };
         let (id, extras) = match item.id {
             Some(id) => (id, Extras::default()),
@@ -305,7 +327,11 @@ impl Inner {
         let change = ItemChange::Put(put.clone());
         let extras = extras.with_room(room);
         let ticket = self.items.enqueue_with(&name_of(queue, &id), change, extras, deadline)?;
-        Ok(Started { id, put, ticket })
+        let outcome = match handing.keep() {
+            None => Outcome::Own(ticket),
+            Some(handing) => Outcome::Handed(self.hand_over(queue, &id, handing, ticket, deadline)),
+        };
+        Ok(Started { id, put: PutItem { lease: None, ..put }, outcome })
     }
 
     /// Waits for a put, and tries it again where its outcome is unknown: the item shows whether it was this put's.
@@ -315,12 +341,19 @@ impl Inner {
         started: Started,
         deadline: Moment,
     ) -> Result<Put, QueueError> {
-        let Started { id, put, ticket } = started;
-        let mut result = self.items.wait(ticket, deadline).await;
+        let Started { id, put, outcome } = started;
+        let mut result = match outcome {
+            Outcome::Own(ticket) => self.items.wait(ticket, deadline).await,
+            // The task ended without a word: the runtime is stopping.
+            Outcome::Handed(told) => told.await.unwrap_or(Err(RegisterError::OutcomeUnknown)),
+        };
+        if !matches!(&result, Ok(Committed { answer: ItemAnswer::Leased(_), .. })) {
+            self.desk.stir(queue);
+        }
         let mut in_doubt = false;
         loop {
             match result {
-                Ok(Committed { answer: ItemAnswer::Put, .. }) => {
+                Ok(Committed { answer: ItemAnswer::Put | ItemAnswer::Leased(_), .. }) => {
                     self.meter().put.one();
                     return Ok(Put { id, duplicate: false });
                 }
@@ -344,6 +377,7 @@ impl Inner {
                 Ok(ticket) => self.items.wait(ticket, deadline).await,
                 Err(error) => Err(error),
             };
+            self.desk.stir(queue);
         }
     }
 
@@ -426,7 +460,9 @@ impl Inner {
         let Nack { lease: Leased { id, lease_id }, delay, reason } = nack;
         let delay = delay.map_or(Delay::Backoff(options.backoff_min, options.backoff_max), Delay::Length);
         let change = ItemChange::Nack { lease_id, delay, max_attempts: options.max_attempts, reason };
-        let settled = settled(self.change(queue, &id, change, deadline).await?.answer)?;
+        let changed = self.change(queue, &id, change, deadline).await;
+        self.desk.stir(queue);
+        let settled = settled(changed?.answer)?;
         self.count_end(lease_id, settled, &self.meter().nacked);
         Ok(settled)
     }

@@ -13,18 +13,18 @@ use majorityd::register::RegisterError;
 use super::stage::{ACCEPT, CLAIM, Call, Daemon, RIGHT, Stage, Way};
 use super::table::{Found, Table, holds_and_breaks_without, promise};
 
-fn queue() -> QueueName {
+pub fn queue() -> QueueName {
     QueueName::parse("jobs").expect("a good name")
 }
 
-fn stage() -> Stage {
+pub fn stage() -> Stage {
     Stage::on(Table::laid(3))
 }
 
-type Putting = Call<Result<Vec<Result<Put, QueueError>>, QueueError>>;
+pub type Putting = Call<Result<Vec<Result<Put, QueueError>>, QueueError>>;
 
 /// One item sets out, under this id.
-fn putting(stage: &Stage, daemon: &Daemon, id: &str) -> Putting {
+pub fn putting(stage: &Stage, daemon: &Daemon, id: &str) -> Putting {
     let item = NewItem {
         id: Some(ItemId::parse(id).expect("a good id")),
         payload: Bytes::from_static(b"work"),
@@ -37,14 +37,14 @@ fn putting(stage: &Stage, daemon: &Daemon, id: &str) -> Putting {
 }
 
 /// One item is put.
-fn put(stage: &Stage, daemon: &Daemon, id: &str) -> Put {
+pub fn put(stage: &Stage, daemon: &Daemon, id: &str) -> Put {
     let putting = putting(stage, daemon, id);
     stage.pass(1_000);
     let mut put = putting.ended().expect("it is put by now").expect("q nodes answer");
     put.remove(0).expect("q nodes answer")
 }
 
-type Reserving = Call<Result<Vec<Reserved>, QueueError>>;
+pub type Reserving = Call<Result<Vec<Reserved>, QueueError>>;
 
 /// Somebody reserves one item, without waiting for one.
 fn reserving(stage: &Stage, daemon: &Daemon, ttl: u64) -> Reserving {
@@ -59,7 +59,7 @@ fn reserving(stage: &Stage, daemon: &Daemon, ttl: u64) -> Reserving {
 }
 
 /// The same, until it has an answer.
-fn reserve(stage: &Stage, daemon: &Daemon, ttl: u64) -> Option<Reserved> {
+pub fn reserve(stage: &Stage, daemon: &Daemon, ttl: u64) -> Option<Reserved> {
     let reserving = reserving(stage, daemon, ttl);
     stage.pass(500);
     reserving.ended().expect("it is answered by now").expect("q nodes answer").pop()
@@ -72,7 +72,7 @@ fn reserving_ended(stage: &Stage, daemon: &Daemon) -> Result<Vec<Reserved>, Queu
     reserving.ended().expect("it is answered by now")
 }
 
-fn ack(stage: &Stage, daemon: &Daemon, item: &Reserved) -> Settled {
+pub fn ack(stage: &Stage, daemon: &Daemon, item: &Reserved) -> Settled {
     let lease = Leased { id: item.id.clone(), lease_id: item.lease_id };
     let (queues, deadline) = (daemon.queues.clone(), daemon.deadline());
     let ack = stage.call(async move { queues.ack(&queue(), vec![lease], deadline).await });
@@ -81,7 +81,7 @@ fn ack(stage: &Stage, daemon: &Daemon, item: &Reserved) -> Settled {
 }
 
 /// Somebody reserves the item and acks it.
-fn done(stage: &Stage, daemon: &Daemon) {
+pub fn done(stage: &Stage, daemon: &Daemon) {
     let item = reserve(stage, daemon, 30).expect("there is an item");
     assert_eq!(ack(stage, daemon, &item), Settled::Done);
 }
@@ -99,7 +99,7 @@ fn configure(stage: &Stage, daemon: &Daemon, patch: QueueOptionsPatch) {
     call.ended().expect("it is answered by now").expect("q nodes answer");
 }
 
-fn relies(daemon: &Daemon, item: &Reserved) -> bool {
+pub fn relies(daemon: &Daemon, item: &Reserved) -> bool {
     daemon.cluster.runtime.clock.now() < item.valid_until
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::{self, BoxFuture};
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryFutureExt};
 use tokio::sync::watch;
@@ -14,7 +15,7 @@ use super::layers::CallTime;
 use super::status::{self, Repeat};
 use super::streams::{self, failed};
 use crate::ids::Owner;
-use crate::lock::Locks;
+use crate::lock::{Acquisition, Locks};
 use crate::proto::v1;
 use crate::proto::v1::lock_service_server::LockService;
 use crate::runtime::{Clock, Moment};
@@ -48,6 +49,21 @@ impl LockApi {
     fn cut(&self, wait: Duration, deadline: Moment) -> Duration {
         wait.min(deadline.since(self.clock.now()))
     }
+
+    fn start_acquire(
+        &self,
+        request: Request<v1::AcquireRequest>,
+    ) -> Result<BoxFuture<'_, Result<Acquisition, Status>>, Status> {
+        let caller = access::permit(&request)?;
+        let (_, extensions, message) = request.into_parts();
+        let named = caller.named(&message);
+        let mut asked = convert::acquire(message, &self.limits).map_err(|e| status::invalid(&e))?;
+        let deadline = self.deadline(&extensions, asked.wait);
+        asked.wait = self.cut(asked.wait, deadline);
+        let repeat = repeat_of(asked.owner.as_ref());
+        let acquired = self.locks.acquire(asked, deadline).map_err(move |e| failed(&e, repeat));
+        Ok(caller.unless_revoked(named, acquired.boxed()))
+    }
 }
 
 /// An owner makes the repeat of an acquire the same acquire.
@@ -60,20 +76,20 @@ fn repeat_of(owner: Option<&Owner>) -> Repeat {
 
 #[tonic::async_trait]
 impl LockService for LockApi {
-    async fn acquire(
-        &self,
+    // Not an `async fn`, which would keep the request for as long as it waits.
+    fn acquire<'a, 'b>(
+        &'a self,
         request: Request<v1::AcquireRequest>,
-    ) -> Result<Response<v1::AcquireResponse>, Status> {
-        let caller = access::permit(&request)?;
-        let (_, extensions, message) = request.into_parts();
-        let named = caller.named(&message);
-        let mut asked = convert::acquire(message, &self.limits).map_err(|e| status::invalid(&e))?;
-        let deadline = self.deadline(&extensions, asked.wait);
-        asked.wait = self.cut(asked.wait, deadline);
-        let repeat = repeat_of(asked.owner.as_ref());
-        let acquired = self.locks.acquire(asked, deadline).map_err(|e| failed(&e, repeat));
-        let acquisition = caller.unless_revoked(named, acquired.boxed()).await?;
-        Ok(Response::new(convert::acquisition(&acquisition, self.clock.now())))
+    ) -> BoxFuture<'b, Result<Response<v1::AcquireResponse>, Status>>
+    where
+        'a: 'b,
+    {
+        let acquired = match self.start_acquire(request) {
+            Ok(acquired) => acquired,
+            Err(refusal) => return future::ready(Err(refusal)).boxed(),
+        };
+        let answer = |acquisition| Response::new(convert::acquisition(&acquisition, self.clock.now()));
+        acquired.map_ok(answer).boxed()
     }
 
     async fn extend(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::channel::mpsc;
-use futures::future::{self, Either};
+use futures::future::{self, BoxFuture, Either};
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, SinkExt, Stream, StreamExt, TryFutureExt};
 use tokio::sync::watch;
@@ -18,7 +18,7 @@ use super::streams::{self, failed};
 use crate::proto::v1;
 use crate::proto::v1::queue_service_server::QueueService;
 use crate::queue::{
-    ConsumeCommand, ConsumeEvent, ConsumeRequest, Leased, NewItem, QueueError, Queues, Settled,
+    ConsumeCommand, ConsumeEvent, ConsumeRequest, Leased, NewItem, QueueError, Queues, Reserved, Settled,
 };
 use crate::runtime::{Clock, Moment};
 
@@ -51,6 +51,20 @@ impl QueueApi {
     /// Until when a call is to be answered that asks to wait so long.
     fn deadline(&self, extensions: &Extensions, wait: Duration) -> Moment {
         self.time(extensions).deadline(self.deadline_default, wait)
+    }
+
+    fn start_reserve(
+        &self,
+        request: Request<v1::ReserveRequest>,
+    ) -> Result<BoxFuture<'_, Result<Vec<Reserved>, Status>>, Status> {
+        let caller = access::permit(&request)?;
+        let mut asked = convert::reserve(request.get_ref(), &self.limits).map_err(|e| status::invalid(&e))?;
+        let deadline = self.deadline(request.extensions(), asked.wait);
+        // A wait ends with the call.
+        asked.wait = asked.wait.min(deadline.since(self.clock.now()));
+        // At worst an item was leased that nobody got, and comes again.
+        let reserved = self.queues.reserve(asked, deadline).map_err(|e| failed(&e, Repeat::Harmless));
+        Ok(caller.unless_revoked(caller.named(request.get_ref()), reserved.boxed()))
     }
 }
 
@@ -92,21 +106,24 @@ impl QueueService for QueueApi {
         Ok(Response::new(v1::PutResponse { results: put.into_iter().zip(repeats).map(told).collect() }))
     }
 
-    async fn reserve(
-        &self,
+    // Not an `async fn`, which would keep the request for as long as it waits.
+    fn reserve<'a, 'b>(
+        &'a self,
         request: Request<v1::ReserveRequest>,
-    ) -> Result<Response<v1::ReserveResponse>, Status> {
-        let caller = access::permit(&request)?;
-        let mut asked = convert::reserve(request.get_ref(), &self.limits).map_err(|e| status::invalid(&e))?;
-        let deadline = self.deadline(request.extensions(), asked.wait);
-        // A wait ends with the call.
-        asked.wait = asked.wait.min(deadline.since(self.clock.now()));
-        // At worst an item was leased that nobody got, and comes again.
-        let reserved = self.queues.reserve(asked, deadline).map_err(|e| failed(&e, Repeat::Harmless));
-        let reserved = caller.unless_revoked(caller.named(request.get_ref()), reserved.boxed()).await?;
-        let now = self.clock.now();
-        let items = reserved.into_iter().map(|item| convert::reserved(item, now)).collect();
-        Ok(Response::new(v1::ReserveResponse { items }))
+    ) -> BoxFuture<'b, Result<Response<v1::ReserveResponse>, Status>>
+    where
+        'a: 'b,
+    {
+        let reserved = match self.start_reserve(request) {
+            Ok(reserved) => reserved,
+            Err(refusal) => return future::ready(Err(refusal)).boxed(),
+        };
+        let answer = |reserved: Vec<Reserved>| {
+            let now = self.clock.now();
+            let items = reserved.into_iter().map(|item| convert::reserved(item, now)).collect();
+            Response::new(v1::ReserveResponse { items })
+        };
+        reserved.map_ok(answer).boxed()
     }
 
     type ConsumeStream = BoxStream<'static, Told>;

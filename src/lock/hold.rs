@@ -68,7 +68,7 @@ impl Holding {
             // A position that nobody reads in time is not missed: the next one says more.
             let _ = events.try_send(Ok(HoldEvent::Waiting { position }));
         };
-        let acquire = inner.acquire(self.request.acquire.clone(), deadline, Some(&mut positions)).boxed();
+        let acquire = inner.acquire(self.request.acquire.clone(), deadline, Some(&mut positions));
         // Dropping the acquire takes it back, or gives the lease back.
         let acquired = match future::select(acquire, &mut self.gone).await {
             Either::Left((acquired, _)) => acquired,

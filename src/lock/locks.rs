@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use event_listener::Event;
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::future::{self, BoxFuture};
 use futures::stream::BoxStream;
 
 use super::change::{Acquire, LockAnswer, LockChange, LockKind};
@@ -18,7 +18,7 @@ use super::{
     TokenCheck, WatchEvent, hold, watch,
 };
 use crate::driver::Cluster;
-use crate::ids::{LeaseId, LockName, NodeIndex, Owner};
+use crate::ids::{Attributes, LeaseId, LockName, NodeIndex, Owner};
 use crate::limits;
 use crate::meter::LockMeter;
 use crate::mutant::{self, Mutant};
@@ -104,8 +104,12 @@ impl Locks {
     ///
     /// # Errors
     /// [`LockError`] says what is certain.
-    pub async fn acquire(&self, request: AcquireRequest, deadline: Moment) -> Result<Acquisition, LockError> {
-        self.inner.acquire(request, deadline, None).await
+    pub fn acquire(
+        &self,
+        request: AcquireRequest,
+        deadline: Moment,
+    ) -> BoxFuture<'_, Result<Acquisition, LockError>> {
+        self.inner.acquire(request, deadline, None)
     }
 
     /// Starts the lease's time again, with another length if `ttl` is given.
@@ -176,7 +180,7 @@ impl Locks {
             // The index is a hint: what it names may have been released since.
             Ok::<_, LockError>(listed.then(|| view(name, &observed)))
         });
-        let views = futures::future::try_join_all(reads).await?;
+        let views = future::try_join_all(reads).await?;
         let next =
             names.more.then(|| names.names.last()).flatten().and_then(|name| LockName::parse(name).ok());
         Ok(LockPage { locks: views.into_iter().flatten().collect(), next })
@@ -296,44 +300,47 @@ impl Inner {
         self.closing.load(Ordering::Acquire)
     }
 
-    /// See [`Locks::acquire`]; `positions` hears how many stand before, when that changes.
-    pub async fn acquire(
-        self: &Arc<Self>,
+    /// See [`Locks::acquire`]; `positions` hears how many stand before, when that changes. Each way has a future of its own,
+    /// and no larger one than it needs: a daemon has as many of those that wait as there are waiters.
+    pub fn acquire<'a>(
+        self: &'a Arc<Self>,
         request: AcquireRequest,
         deadline: Moment,
-        positions: Positions<'_>,
-    ) -> Result<Acquisition, LockError> {
-        let acquired = self.try_or_wait(request, deadline, positions).await?;
-        match &acquired {
-            Acquisition::Acquired(_) => self.meter().leases.granted.one(),
-            Acquisition::Contended(_) => self.meter().contended.one(),
+        positions: Positions<'a>,
+    ) -> BoxFuture<'a, Result<Acquisition, LockError>> {
+        if let Err(error) = self.check_open() {
+            return future::ready(Err(error)).boxed();
         }
-        Ok(acquired)
-    }
-
-    async fn try_or_wait(
-        self: &Arc<Self>,
-        request: AcquireRequest,
-        deadline: Moment,
-        positions: Positions<'_>,
-    ) -> Result<Acquisition, LockError> {
-        self.check_open()?;
-        let named = request.owner.is_some();
-        let acquire = self.change_of(request.clone());
-        let wait_until = deadline.min(self.now() + request.wait);
-        if request.wait.is_zero() {
-            return self.try_once(&request.name, acquire, deadline).await;
+        let AcquireRequest { name, owner, ttl, wait, attributes } = request;
+        let named = owner.is_some();
+        let acquire = self.change_of(owner, ttl, attributes);
+        let until = deadline.min(self.now() + wait);
+        if wait.is_zero() {
+            return async move { self.counted(self.try_once(&name, acquire, deadline).await) }.boxed();
         }
         // The same owner may hold it already; it does not have to stand in line for that.
-        if named && self.waiting.has(request.name.as_str()) {
-            let glance = Acquire { waiting: None, ..acquire.clone() };
-            if let acquired @ Acquisition::Acquired(_) =
-                self.try_once(&request.name, glance, deadline).await?
-            {
-                return Ok(acquired);
+        if named && self.waiting.has(name.as_str()) {
+            return async move {
+                let glance = Acquire { waiting: None, ..acquire.clone() };
+                let glanced = self.try_once(&name, glance, deadline).await;
+                if !matches!(glanced, Ok(Acquisition::Contended(_))) {
+                    return self.counted(glanced);
+                }
+                self.counted(self.wait_in_line(name, acquire, until, deadline, positions).await)
             }
+            .boxed();
         }
-        self.wait_in_line(request.name, acquire, wait_until, deadline, positions).await
+        async move { self.counted(self.wait_in_line(name, acquire, until, deadline, positions).await) }
+            .boxed()
+    }
+
+    fn counted(&self, acquired: Result<Acquisition, LockError>) -> Result<Acquisition, LockError> {
+        match &acquired {
+            Ok(Acquisition::Acquired(_)) => self.meter().leases.granted.one(),
+            Ok(Acquisition::Contended(_)) => self.meter().contended.one(),
+            Err(_) => {}
+        }
+        acquired
     }
 
     fn check_open(&self) -> Result<(), LockError> {
@@ -355,14 +362,14 @@ impl Inner {
         lease
     }
 
-    fn change_of(&self, request: AcquireRequest) -> Acquire {
+    fn change_of(&self, owner: Option<Owner>, ttl: Duration, attributes: Attributes) -> Acquire {
         let runtime = self.runtime();
         Acquire {
             lease_id: LeaseId::from_bytes(runtime.entropy.next_u128().to_be_bytes()),
-            owner: request.owner.unwrap_or_else(|| Owner::unique(runtime.entropy.next_u128())),
-            ttl: request.ttl,
+            owner: owner.unwrap_or_else(|| Owner::unique(runtime.entropy.next_u128())),
+            ttl,
             now_unix_ms: runtime.clock.wall_unix_ms(),
-            attributes: request.attributes,
+            attributes,
             grace: self.settings.offer_grace,
             waiting: None,
         }

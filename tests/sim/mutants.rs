@@ -39,7 +39,7 @@ const CAUGHT_WITHIN: &[(Mutant, u64)] = &[
     (Mutant::FencesGoWithValue, 15),
     (Mutant::RequestIdIgnored, 20),
     (Mutant::NoOpUnremembered, 20),
-    (Mutant::WatchForgetsVersions, 60),
+    (Mutant::WatchForgetsVersions, 100),
     (Mutant::AckByAnyone, 30),
     (Mutant::AgedByOne, 80),
     (Mutant::NeverSwept, 10),

@@ -233,17 +233,20 @@ impl Caller {
     ///
     /// # Errors
     /// That refusal, and what the call itself comes to.
-    pub async fn unless_revoked<T>(
+    pub fn unless_revoked<'a, T: Send + 'a>(
         &self,
-        request: Option<impl Named + Send + Sync>,
-        call: BoxFuture<'_, Result<T, Status>>,
-    ) -> Result<T, Status> {
-        let Some(revoked) = request.and_then(|request| self.revoked(request)) else { return call.await };
+        request: Option<impl Named + Send + Sync + 'static>,
+        call: BoxFuture<'a, Result<T, Status>>,
+    ) -> BoxFuture<'a, Result<T, Status>> {
+        let Some(revoked) = request.and_then(|request| self.revoked(request)) else { return call };
         // The refusal first: what is got in the same moment is not handed out.
-        match future::select(revoked.boxed(), call).await {
-            Either::Left((status, _)) => Err(status),
-            Either::Right((answer, _)) => answer,
-        }
+        let first = future::select(revoked.boxed(), call);
+        first
+            .map(|first| match first {
+                Either::Left((status, _)) => Err(status),
+                Either::Right((answer, _)) => answer,
+            })
+            .boxed()
     }
 
     /// Ends a stream when it would not be let in any more, and says why. What it names is that of the request.

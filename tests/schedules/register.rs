@@ -1,5 +1,6 @@
 //! Agreement on one register: protocol, section 1.
 
+use majorityd::limits::RECENT_MAX;
 use majorityd::lock::change::{LockAnswer, LockChange};
 use majorityd::mutant::Mutant;
 use majorityd::register::proposer::Fate;
@@ -252,4 +253,28 @@ fn a_daemon_whose_clock_is_days_ahead_does_not_take_all_with_it() {
         let x = table.take(&a, &table.acquire("x"));
         promise(!x.holds(), "a token of the day after tomorrow was granted")
     });
+}
+
+#[test]
+fn an_attempt_is_told_from_a_lost_one_for_as_many_changes_as_a_value_remembers() {
+    for (others, fate) in [(RECENT_MAX, "done"), (RECENT_MAX + 1, "unknown")] {
+        let table = Table::laid(3);
+        let (a, b) = (table.daemon(1, 100), table.daemon(2, 1_000));
+        let mut change = table.numbers(&a, &[Append(7)]);
+        change.to(&[0, 1]);
+        // It is agreed on, and its daemon hears nothing of that.
+        let _lost = change.reach(&[0, 1]);
+        change.lose(&[0, 1, 2]);
+        for _ in 0..others {
+            assert!(table.numbers(&b, &[Append(1)]).run(&[0, 1, 2]).answer().is_some());
+        }
+        a.tokens_from(100_000);
+        let change = change.run(&[0, 1, 2]);
+        let found = match change.fates() {
+            [Fate::Done { answer, .. }] if *answer == [7] => "done",
+            [Fate::Unknown] => "unknown",
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(found, fate, "{others} changes later");
+    }
 }

@@ -190,7 +190,8 @@ impl Membership {
                     "no member list: a new cluster is founded when all {nodes} nodes answer; {answered} do: {}",
                     self.cluster.complaint()
                 ));
-                Next::Again
+                // Fewer than q say nothing of the others: whichever can be reached next may show a list.
+                if answered < self.cluster.size.quorum() { Next::Rest } else { Next::Again }
             }
             Judgement::Unreadable(error) => {
                 self.say(format!(

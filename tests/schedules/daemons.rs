@@ -272,3 +272,17 @@ fn whose_time_is_up_is_told_that_a_look_has_failed_and_does_not_wait_for_its_dea
         matches!(&told, Some(Err(LockError::Register(RegisterError::NoQuorum { .. }))));
     assert!(told_that_nobody_answers, "{told:?}");
 }
+
+#[test]
+fn a_daemon_whose_nodes_can_be_reached_again_looks_for_a_list_at_once() {
+    let stage = Stage::on(Table::laid(3));
+    let daemon = stage.keeper(1, false);
+    (0..3).for_each(|node| daemon.way(node, Way::Cut));
+    stage.pass(10_000);
+    assert!(daemon.cluster.views.current().is_none());
+    (0..3).for_each(|node| daemon.way(node, Way::Open));
+    // As the server does when the state of a node has changed.
+    daemon.cluster.views.want();
+    stage.pass(25);
+    assert!(daemon.cluster.views.current().is_some());
+}

@@ -157,7 +157,7 @@ impl Inner {
     ) -> Result<Vec<Reserved>, QueueError> {
         let started = self.now();
         let hasty = until <= started;
-        let seat = self.sit_down(queue, wanted, lease_ttl, hasty)?;
+        let seat = self.sit_down(queue, wanted, lease_ttl, until)?;
         let meter = self.meter();
         let waiting = meter.waiters.enter();
         let result = self.wait_on(seat, started, hasty, until, deadline).await;
@@ -243,7 +243,7 @@ impl Inner {
         queue: &'a QueueName,
         wanted: usize,
         lease_ttl: Option<Duration>,
-        hasty: bool,
+        until: Moment,
     ) -> Result<Seat<'a>, QueueError> {
         let max = self.settings.waiters_per_name_max;
         let mut lines = self.desk.lines();
@@ -257,7 +257,10 @@ impl Inner {
         let ticket = self.desk.tickets.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         let line = lines.entry(queue.clone()).or_default();
-        let looked = !hasty && line.is_fresh(self.now());
+        let now = self.now();
+        let hasty = until <= now;
+        // Who waits for less than that has a claim of its own.
+        let looked = line.is_fresh(now) && line.fresh_until < until;
         line.waiters.push_back(Waiter { ticket, wanted, lease_ttl, looked, hasty, answer: sender });
         line.woken.notify(1);
         drop(lines);

@@ -20,12 +20,12 @@ fn with_queue() -> (Stage, Daemon) {
 
 /// Somebody waits for an item, and a claim has found that there is none.
 fn waiting(stage: &Stage, daemon: &Daemon) -> Reserving {
-    let request = ReserveRequest {
-        queue: queue(),
-        max_items: 1,
-        lease_ttl: Some(Duration::from_secs(30)),
-        wait: Duration::from_secs(60),
-    };
+    waiting_for(stage, daemon, Duration::from_secs(60))
+}
+
+fn waiting_for(stage: &Stage, daemon: &Daemon, wait: Duration) -> Reserving {
+    let lease_ttl = Some(Duration::from_secs(30));
+    let request = ReserveRequest { queue: queue(), max_items: 1, lease_ttl, wait };
     let (queues, deadline) = (daemon.queues.clone(), daemon.deadline());
     let waiting = stage.call(async move { queues.reserve(request, deadline).await });
     stage.pass(10);
@@ -154,4 +154,10 @@ fn who_comes_soon_after_a_claim_that_found_nothing_makes_none() {
     // But it is not gone by for long.
     stage.pass(300);
     assert_eq!(answered(&daemon) - before, 3);
+    // Nor by who would be gone before the next one.
+    let before = answered(&daemon);
+    let hasty = waiting_for(&stage, &daemon, Duration::from_millis(100));
+    assert_eq!(answered(&daemon) - before, 3);
+    stage.pass(100);
+    assert_eq!(hasty.ended().map(|items| items.expect("q nodes answer").len()), Some(0));
 }

@@ -24,7 +24,8 @@ impl Work for Caller {
         put.map_err(|error| error.to_string())?.await.map_err(|error| error.to_string())?;
         let mut fetched =
             self.consumer.fetch().max_messages(1).messages().await.map_err(|error| error.to_string())?;
-        let message = fetched.next().await.ok_or("nothing was fetched")?.map_err(|error| error.to_string())?;
+        let message =
+            fetched.next().await.ok_or("nothing was fetched")?.map_err(|error| error.to_string())?;
         message.ack().await.map_err(|error| error.to_string())
     }
 }
@@ -49,7 +50,8 @@ pub async fn run(server: &str, load: &Load) -> Result<Outcome, Error> {
     let mut callers = Vec::new();
     for number in 0..load.callers {
         let stream = streams[number as usize % streams.len()].clone();
-        let consumer = stream.get_stream(SUBJECT).await?.get_or_create_consumer(SUBJECT, config.clone()).await?;
+        let consumer =
+            stream.get_stream(SUBJECT).await?.get_or_create_consumer(SUBJECT, config.clone()).await?;
         callers.push(Caller { stream, consumer, payload: vec![b'x'; load.payload] });
     }
     Ok(load.put_on(callers).await)

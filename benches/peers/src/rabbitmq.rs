@@ -28,7 +28,11 @@ impl Work for Caller {
         let options = BasicPublishOptions::default();
         let properties = BasicProperties::default().with_delivery_mode(PERSISTENT);
         let queue = self.queue.as_str().into();
-        let sent = self.channel.basic_publish("".into(), queue, options, &self.payload, properties).await.map_err(told)?;
+        let sent = self
+            .channel
+            .basic_publish("".into(), queue, options, &self.payload, properties)
+            .await
+            .map_err(told)?;
         let confirmed = sent.await.map_err(told)?;
         if !confirmed.is_ack() {
             return Err("the message was not taken".to_owned());

@@ -422,7 +422,7 @@ impl Inner {
             }
             lost => {
                 self.meter().leases.taken.one();
-                self.leases.ended(lease_id);
+                self.leases.lost(lease_id);
                 Ok(Err(lost.clone()))
             }
         }

@@ -400,6 +400,7 @@ cases! {
     the_same_accept_again_changes_nothing,
     next_is_promised_with_the_accept,
     stamps_keep_their_time,
+    a_stamp_is_not_found_across_others,
     a_soft_prepare_shows_what_is_guarded,
     ballots_of_the_day_after_tomorrow_are_refused,
     nothing_comes_back_from_under_the_floor,
@@ -607,6 +608,25 @@ async fn stamps_keep_their_time(subject: &dyn Subject) {
     assert_eq!(ages().await, [(second, seconds(1)), (first, seconds(0))], "dropped and set anew");
     subject.set_time(START);
     assert_eq!(ages().await, [(second, seconds(0)), (first, seconds(0))], "a clock that went back");
+}
+
+/// A record's stamps are one string. The name of another may stand in it across the end of one and the time after it.
+async fn a_stamp_is_not_found_across_others(subject: &dyn Subject) {
+    let connection = member(subject).await;
+    let held = stamp(ballot(1, 7));
+    let time = format!("{}000000", START);
+    let (proposer, ordinal) = time.as_bytes().split_at(7);
+    let proposer = [&[held.ordinal], proposer].concat().try_into().expect("eight bytes");
+    let token = Token::new(held.ballot.proposer.0).expect("a small number");
+    let ballot_across = Ballot { token, proposer: ProposerId(u64::from_be_bytes(proposer)) };
+    let across = Stamp { ballot: ballot_across, ordinal: ordinal[0] };
+    for (token, seconds, stamps) in [(1, 0, vec![held]), (2, 5, vec![across, held])] {
+        subject.set_time(START + seconds);
+        let accept = Accept { stamps, ..accept(lock("a"), ballot(token, 1), "x") };
+        assert_eq!(connection.run(Operation::Accept(Arc::new(accept))).await, Answer::Accepted);
+    }
+    let ages = connection.record("a").await.expect("stored").ages;
+    assert_eq!(ages, [(across, Duration::ZERO), (held, Duration::from_secs(5))]);
 }
 
 async fn a_soft_prepare_shows_what_is_guarded(subject: &dyn Subject) {

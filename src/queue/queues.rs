@@ -433,7 +433,7 @@ impl Inner {
             }
             ItemAnswer::Settled(lost) => {
                 self.meter().leases.taken.one();
-                self.leases.ended(lease.lease_id);
+                self.leases.lost(lease.lease_id);
                 Ok(Extended::Lost(lost))
             }
             other => unreachable!("an extension does not answer {other:?}"),
@@ -470,14 +470,17 @@ impl Inner {
     /// A lease was to be ended, by something that has a count of its own.
     fn count_end(&self, lease_id: LeaseId, settled: Settled, done: &Count) {
         let meter = self.meter();
-        self.leases.ended(lease_id);
         match settled {
             Settled::Done => done.one(),
             Settled::Buried => meter.buried.one(),
-            Settled::LeaseLost => return meter.leases.taken.one(),
+            Settled::LeaseLost => {
+                meter.leases.taken.one();
+                return self.leases.lost(lease_id);
+            }
             // A repeat, mostly.
-            Settled::AlreadyDone | Settled::NoSuchItem => return,
+            Settled::AlreadyDone | Settled::NoSuchItem => return self.leases.lost(lease_id),
         }
+        self.leases.ended(lease_id);
         meter.leases.ended.one();
     }
 

@@ -39,8 +39,16 @@ pub struct Leases {
 /// matter.
 #[derive(Default)]
 struct Generations {
-    young: HashMap<LeaseId, Moment>,
-    old: HashMap<LeaseId, Moment>,
+    young: HashMap<LeaseId, Known>,
+    old: HashMap<LeaseId, Known>,
+}
+
+/// A lease.
+#[derive(Clone, Copy)]
+struct Known {
+    until: Moment,
+    /// See [`Leases::lost`].
+    lost: bool,
 }
 
 impl Leases {
@@ -68,6 +76,12 @@ impl Leases {
     /// The lease was given back, and is not known any more.
     pub fn ended(&self, lease_id: LeaseId) {
         self.known.lock().expect(LOCKED).ended(lease_id);
+    }
+
+    /// A client was told that it has lost the lease. It is not counted any more. Until when it is good stays known: the client may
+    /// have named another lock or item than the one that the lease is of.
+    pub fn lost(&self, lease_id: LeaseId) {
+        self.known.lock().expect(LOCKED).lost(lease_id);
     }
 
     /// How many leases are good that this daemon gave out or extended, as far as it remembers and was told.
@@ -110,11 +124,11 @@ impl Generations {
         if self.young.len() >= limits::RUNNING_MAX / 2 && !self.young.contains_key(&lease_id) {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.insert(lease_id, valid_until);
+        self.young.insert(lease_id, Known { until: valid_until, lost: false });
     }
 
     fn until(&self, lease_id: LeaseId) -> Option<Moment> {
-        self.young.get(&lease_id).or_else(|| self.old.get(&lease_id)).copied()
+        self.young.get(&lease_id).or_else(|| self.old.get(&lease_id)).map(|known| known.until)
     }
 
     fn ended(&mut self, lease_id: LeaseId) {
@@ -123,11 +137,20 @@ impl Generations {
         }
     }
 
+    fn lost(&mut self, lease_id: LeaseId) {
+        for generation in [&mut self.young, &mut self.old] {
+            if let Some(known) = generation.get_mut(&lease_id) {
+                known.lost = true;
+            }
+        }
+    }
+
     fn live(&self, now: Moment) -> usize {
-        let young = self.young.values().filter(|until| now < **until).count();
+        let is_live = |known: &&Known| !known.lost && now < known.until;
+        let young = self.young.values().filter(is_live).count();
         // A lease that was extended is in both.
         let old =
-            self.old.iter().filter(|(lease_id, until)| now < **until && !self.young.contains_key(*lease_id));
+            self.old.iter().filter(|(lease_id, known)| is_live(known) && !self.young.contains_key(*lease_id));
         young + old.count()
     }
 }
@@ -157,6 +180,10 @@ mod tests {
         known.ended(id(2));
         assert_eq!((known.live(at(6)), until(&known, [half, 2, 1])), (half - 1, [None, None, Some(9)]));
         assert_eq!((known.live(at(8)), known.live(at(9))), (1, 0));
+        known.lost(id(1));
+        assert_eq!((known.live(at(8)), known.until(id(1))), (0, Some(at(9))), "it may be another's");
+        known.note(id(1), at(9));
+        assert_eq!(known.live(at(8)), 1, "it was extended");
         (half + 1..=2 * half).for_each(|number| known.note(id(number), at(8)));
         assert_eq!(until(&known, [0, 1, 2 * half]), [None, Some(9), Some(8)], "0 has made room");
     }

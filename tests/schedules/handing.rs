@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use majorityd::mutant::Mutant;
-use majorityd::queue::{Leased, Nack, ReserveRequest, Reserved, Settled};
+use majorityd::queue::{Leased, Nack, NewItem, ReserveRequest, Reserved, Settled};
 
 use super::queues::{Reserving, ack, done, put, putting, queue, relies, reserve, stage};
 use super::stage::{ACCEPT, Daemon, RIGHT, Stage, Way};
@@ -76,6 +77,27 @@ fn what_is_ready_already_comes_before_what_is_put() {
         let next = item(&waiting).expect("there are two");
         promise(next.id == first.id, "an item comes before one that was put earlier")
     });
+}
+
+#[test]
+fn of_several_items_the_first_in_order_is_handed_over() {
+    let (stage, daemon) = with_queue();
+    let waiting = waiting(&stage, &daemon);
+    let item = |(payload, priority)| NewItem {
+        id: None,
+        payload: Bytes::from_static(payload),
+        priority,
+        delay: Duration::ZERO,
+        attributes: Vec::new(),
+    };
+    let items: Vec<_> = [(&b"late"[..], 5), (&b"first"[..], 1), (&b"second"[..], 1)].map(item).into();
+    let (queues, deadline) = (daemon.queues.clone(), daemon.deadline());
+    let putting = stage.call(async move { queues.put(&queue(), items, deadline).await });
+    let put = putting.ended().expect("without time passing").expect("q nodes answer");
+    assert!(put.iter().all(Result::is_ok), "{put:?}");
+    let mut payloads = vec![self::item(&waiting).expect("without time passing").payload];
+    payloads.extend((0..2).map(|_| reserve(&stage, &daemon, 30).expect("there are two more").payload));
+    assert_eq!(payloads, ["first", "second", "late"]);
 }
 
 #[test]

@@ -384,10 +384,12 @@ mod switched {
                 Mutant::RestartUnnoticed => (Hello, "and node[5] ~= run_id then", "and false then"),
                 Mutant::StampsInheritTime => (
                     Batch,
-                    "(since(name, held) or digits_of_now())",
-                    "(since(name, held) or held ~= '' and string.sub(held, 18, 33) or digits_of_now())",
+                    "return name .. digits_of_now()",
+                    "return name .. (not at and held ~= '' and string.sub(held, 18, 33) or digits_of_now())",
                 ),
-                Mutant::StampsRestart => (Batch, "(since(name, held) or digits_of_now())", "digits_of_now()"),
+                Mutant::StampsRestart => {
+                    (Batch, "if not_ahead(tonumber(digits)) ~= now_us then", "if false then")
+                }
                 Mutant::SoftPreparePromises => {
                     (Batch, "return { HELD, raw }", "return { PROMISED, raw, forgotten }")
                 }

@@ -4,44 +4,6 @@
 -- Answers ACCEPTED, {CONFLICT, token, proposer} or TOO_FAR_AHEAD. A stamp that the record had keeps its time, a new one
 -- gets this node's. The same accept again is ACCEPTED and changes nothing.
 
--- Since when a stamp is held, as digits; nil if it is not.
-local function since(name, held)
-  local at = string.find(held, name, 1, true)
-  while at and at % STAMP_LENGTH ~= 1 do
-    at = string.find(held, name, at + 1, true)
-  end
-  if at then
-    local digits = string.sub(held, at + STAMP_NAME, at + STAMP_LENGTH - 1)
-    return not_ahead(tonumber(digits)) == now_us and digits_of_now() or digits
-  end
-end
-
-local function stamp(name, held)
-  return name .. (since(name, held) or digits_of_now())
-end
-
-local function stamps_of(stamp_names, held)
-  if #stamp_names <= STAMP_NAME then
-    -- As most are.
-    return stamp_names ~= '' and stamp(stamp_names, held) or ''
-  end
-  local stamps = {}
-  for i = 1, #stamp_names, STAMP_NAME do
-    stamps[#stamps + 1] = stamp(string.sub(stamp_names, i, i + STAMP_NAME - 1), held)
-  end
-  return table.concat(stamps)
-end
-
--- What comes before a string in MessagePack.
-local function string_header(text)
-  if text == '' then
-    return '\160'
-  elseif #text == STAMP_LENGTH then
-    return '\217\33'
-  end
-  return string.sub(cmsgpack.pack(text), 1, -1 - #text)
-end
-
 local function accept(slot, token, proposer, next_token, head, stamp_names, tail, listed, place, due, announce, wake)
   if too_far_ahead(token) or too_far_ahead(next_token) then
     return TOO_FAR_AHEAD
@@ -66,8 +28,12 @@ local function accept(slot, token, proposer, next_token, head, stamp_names, tail
     local forgotten_token, forgotten_proposer = floor()
     return { CONFLICT, forgotten_token, forgotten_proposer }
   end
-  local stamps = stamps_of(stamp_names, held)
-  store(slot, head .. string_header(stamps) .. stamps .. tail)
+  -- With what comes before them in MessagePack.
+  local header, stamps = '\160', ''
+  if stamp_names ~= '' then
+    header, stamps = stamps_of(stamp_names, held)
+  end
+  store(slot, head .. header .. stamps .. tail)
   local name = names[slot - 2]
   reindex(name, was_listed, was_place, listed, place, due, stamps)
   if announce == 1 or wake ~= '' then

@@ -65,6 +65,6 @@ for i = 1, operation_count do
     touched[#touched + 1] = i
   end
 end
-flush()
+flush(true)
 local writes = wrote and redis.call('INCR', WRITES_KEY) or 0
 return cmsgpack.pack({ BATCH_DONE, node[NODE_MEMORY], own_list, now_us, answers, writes })

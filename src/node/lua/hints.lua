@@ -1,17 +1,15 @@
 -- Hints: who is told of what was stored. What comes of them is nobody's failure.
 
-local watched
 -- Whether anybody listens for changes; asked at most once a batch.
-local function is_watched()
-  if watched == nil then
+local watched
+
+publish = function(name, announce, wake)
+  if announce == 1 and watched == nil then
     local reply = redis.pcall('PUBSUB', 'NUMSUB', CHANGES)
     watched = type(reply) == 'table' and (tonumber(reply[2]) or 0) > 0
   end
-  return watched
-end
-
-publish = function(name, announce, wake)
-  if wake == '' and (announce == 0 or not is_watched()) then
+  local is_told = announce == 1 and watched
+  if wake == '' and not is_told then
     return
   end
   local key = string.sub(name, #RECORDS + 1)
@@ -22,7 +20,7 @@ publish = function(name, announce, wake)
   -- Of a queue's items one is as good as another: who waits for any looks for all.
   local end_of_queue = string.find(key, SEPARATOR, 1, true)
   local what = end_of_queue and string.sub(key, 1, end_of_queue) or key
-  if announce == 1 and not announced[what] and is_watched() then
+  if is_told and not announced[what] then
     announced[what] = true
     hints[#hints + 1] = CHANGES
     hints[#hints + 1] = key

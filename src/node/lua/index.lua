@@ -24,7 +24,7 @@ local function reindex(name, was_listed, was_place, listed, place, due, stamps)
   elseif was_listed ~= listed then
     local set = 'majorityd:i:' .. string.sub(name, KIND_AT, KIND_AT)
     if listed == 1 then
-      append(additions, set, 0, string.sub(name, NAME_AT))
+      append(additions, set, '0', string.sub(name, NAME_AT))
     else
       append(removals, set, string.sub(name, NAME_AT))
     end

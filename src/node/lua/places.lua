@@ -26,11 +26,19 @@ local function unplace(queue, place)
 end
 
 -- Past the next whole millisecond, so that what is due here has aged here.
-local function due_at(due, stamps)
+-- As text, since many items of a batch have one score, and a number is turned to text in each command that it is given to.
+local scores = {}
+local function score_of(due, stamps)
   if due == 0 then
-    return 0
+    return '0'
   end
-  return math.floor(tonumber(string.sub(stamps, STAMP_NAME + 1, STAMP_LENGTH)) / 1000) + 1 + due
+  local at = math.floor(tonumber(string.sub(stamps, STAMP_NAME + 1, STAMP_LENGTH)) / 1000) + 1 + due
+  local text = scores[at]
+  if not text then
+    text = string.format('%.0f', at)
+    scores[at] = text
+  end
+  return text
 end
 
 replace = function(name, was_place, place, due, stamps)
@@ -40,6 +48,6 @@ replace = function(name, was_place, place, due, stamps)
   end
   if place ~= '' then
     local set = queue_set(string.sub(place, 1, 1), queue)
-    append(additions, set, due_at(due, stamps), string.sub(place, 2))
+    append(additions, set, score_of(due, stamps), string.sub(place, 2))
   end
 end

@@ -11,7 +11,7 @@ local function advance(queue, most)
     local timed = queue_set(set, queue)
     for _, member in ipairs(redis.call('ZRANGEBYSCORE', timed, '-inf', before, 'LIMIT', 0, most)) do
       append(removals, timed, member)
-      append(additions, queue_set('r', queue), 0, member)
+      append(additions, queue_set('r', queue), '0', member)
     end
   end
   write_index()

@@ -7,11 +7,8 @@ local payload = ARGV[1]
 local at, list_vid, key_count, operation_count, wanted = unpack_limit(payload, 4, 0)
 
 -- Making functions is a good part of what a small batch costs, so those that not every batch wants are made only for those
--- that do: operations of upkeep, those about a queue as a whole, promises, the places of items, and hints.
-local function wants(bit)
-  return wanted % (2 * bit) >= bit
-end
-local UPKEEP_BIT, QUEUES_BIT, PROMISES_BIT, PLACES_BIT, HINTS_BIT = 1, 2, 4, 8, 16
+-- that do: operations of upkeep, those about a queue as a whole, promises, the places of items, hints, and stamps.
+local UPKEEP_BIT, QUEUES_BIT, PROMISES_BIT, PLACES_BIT, HINTS_BIT, STAMPS_BIT = 1, 2, 4, 8, 16, 32
 
 -- What is read has a slot: the node record, the list's record, the floor, and then the keys of the batch.
 local NODE_SLOT, MEMBERS_SLOT, FLOOR_SLOT, FIRST_SLOT = 1, 2, 3, 4
@@ -32,25 +29,22 @@ local answers = {}
 local changed, is_changed, touched = {}, {}, {}
 local removals, additions, hints, announced = {}, {}, {}, {}
 
--- Whether some key of which the first look saw nothing is there: something that is no record.
+-- Whether some key of which the first look saw nothing is there: something that is no record. Not known yet while nil.
 local some_hidden
-local function is_some_hidden()
-  if some_hidden == nil then
-    local unseen = {}
-    for slot = FIRST_SLOT, FIRST_SLOT + key_count - 1 do
-      if raws[slot] == false then
-        unseen[#unseen + 1] = names[slot - 2]
-      end
-    end
-    some_hidden = redis.call('EXISTS', unpack(unseen)) > 0
-  end
-  return some_hidden
-end
 
 -- What is no record is an error.
 local function load(slot)
   local raw = raws[slot]
-  if raw == nil or raw == false and (slot < FIRST_SLOT or is_some_hidden()) then
+  if raw == false and slot >= FIRST_SLOT and some_hidden == nil then
+    local unseen = {}
+    for other = FIRST_SLOT, FIRST_SLOT + key_count - 1 do
+      if raws[other] == false then
+        unseen[#unseen + 1] = names[other - 2]
+      end
+    end
+    some_hidden = redis.call('EXISTS', unpack(unseen)) > 0
+  end
+  if raw == nil or raw == false and (slot < FIRST_SLOT or some_hidden) then
     raw = redis.call('GET', names[slot - 2])
     raws[slot] = raw
   end
@@ -97,7 +91,7 @@ local function write_out()
 end
 
 -- Writes what has changed. If that fails, it is the failure of all that wrote or went by it.
-local function flush()
+local function flush(is_last)
   if #changed == 0 then
     return
   end
@@ -107,6 +101,9 @@ local function flush()
       answers[i] = { FAILED, message_of(raised) }
     end
     raws = {}
+  end
+  if is_last then
+    return
   end
   changed, is_changed, touched, removals, additions, hints, announced = {}, {}, {}, {}, {}, {}, {}
 end

@@ -36,6 +36,7 @@ const QUEUES: u8 = 2;
 const PROMISES: u8 = 4;
 const PLACES: u8 = 8;
 const HINTS: u8 = 16;
+const STAMPS: u8 = 32;
 
 /// The slot of the member list's record; those of a batch's keys come after the three that are always read.
 const MEMBERS_SLOT: usize = 2;
@@ -222,7 +223,8 @@ impl Operation {
             Operation::Accept(accept) => {
                 let is_item = accept.key.as_bytes().first() == Some(&(KIND_ITEM as u8));
                 let hints = accept.announce || !accept.wake.is_empty();
-                (u8::from(is_item) * PLACES) | (u8::from(hints) * HINTS)
+                let stamps = !accept.stamps.is_empty();
+                (u8::from(is_item) * PLACES) | (u8::from(hints) * HINTS) | (u8::from(stamps) * STAMPS)
             }
             Operation::Claim(_) | Operation::Census { .. } => QUEUES | PROMISES | PLACES,
             _ => UPKEEP | PROMISES | PLACES,

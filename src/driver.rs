@@ -21,6 +21,7 @@ use crate::meter::Meter;
 use crate::mutant::{self, Mutant};
 use crate::node::batch::{Batcher, Delivery, Reply, memory_of};
 use crate::node::operation::{Answer, Operation};
+use crate::node::peek::Question;
 use crate::node::wire::Encoded;
 use crate::node::{Node, NodeState};
 use crate::quorum::ClusterSize;
@@ -47,6 +48,8 @@ pub enum Word {
 pub enum Action<O> {
     /// Send this to all members; words of earlier rounds no longer matter.
     Send(Operation),
+    /// Ask this of all members; words of earlier rounds no longer matter. Each answers [`Answer::Looked`].
+    Look(Question),
     /// Wait for more words, at most so long if a length is given.
     Wait(Option<Duration>),
     /// Rest, then call [`Machine::on_wake`]. Words that come meanwhile no longer matter.
@@ -268,6 +271,9 @@ impl Cluster {
                 let promised = claimed.items.iter().map(|(_, record)| record.promise.token);
                 self.tokens.observe(promised.fold(claimed.floor.token, Token::max));
             }
+            Answer::Looked(looked) => {
+                looked.rows.iter().flatten().for_each(|shown| self.tokens.observe(shown.promise.token));
+            }
             Answer::Record(None)
             | Answer::Census(_)
             | Answer::Accepted
@@ -327,12 +333,18 @@ enum Alarm {
 /// The latest operation and who has had a word on it.
 struct Round {
     number: u32,
-    operation: Option<Encoded>,
+    asked: Option<Asked>,
     view: Option<Arc<View>>,
     /// Nodes whose word is still out, by bit.
     outstanding: u8,
     /// Some node goes by another list; completes when that may have changed.
     gated: Option<EventListener>,
+}
+
+/// What all members are asked.
+enum Asked {
+    Operation(Encoded),
+    Look(Question),
 }
 
 enum Input {
@@ -345,7 +357,7 @@ enum Input {
 impl<'a> Drive<'a> {
     fn new(cluster: &'a Cluster, deadline: Moment) -> Self {
         let (sender, replies) = mpsc::unbounded();
-        let round = Round { number: 0, operation: None, view: None, outstanding: 0, gated: None };
+        let round = Round { number: 0, asked: None, view: None, outstanding: 0, gated: None };
         let asked = [const { tracing::Span::none() }; NODES_MAX];
         Self { cluster, deadline, sender, replies, round, asked, alarm: None, timer: None }
     }
@@ -358,7 +370,11 @@ impl<'a> Drive<'a> {
                 // What was promised before a recovery may be lost.
                 Action::Send(Operation::Accept(_)) if self.has_recovered() => return machine.give_up(),
                 Action::Send(operation) => {
-                    self.round.operation = Some(operation.encode());
+                    self.round.asked = Some(Asked::Operation(operation.encode()));
+                    self.send();
+                }
+                Action::Look(question) => {
+                    self.round.asked = Some(Asked::Look(question));
                     self.send();
                 }
                 Action::Wait(length) => {
@@ -434,7 +450,7 @@ impl<'a> Drive<'a> {
         self.round.view = self.cluster.views.current();
         self.round.outstanding = 0;
         self.alarm = Some((self.now() + ROUND_TIMEOUT, Alarm::Round));
-        let operation = self.round.operation.as_ref().expect("an operation is set before it is sent");
+        let asked = self.round.asked.as_ref().expect("it is set before it is sent");
         let traced = !tracing::Span::current().is_none();
         for batcher in self.cluster.batchers() {
             let node = batcher.node().index();
@@ -446,7 +462,15 @@ impl<'a> Drive<'a> {
                 Some(view)
                     if view.list.entry(node).is_some_and(|e| e.state == crate::members::State::Member) =>
                 {
-                    batcher.submit(view.vid, operation.clone(), self.round.number, &self.sender);
+                    let number = self.round.number;
+                    match asked {
+                        Asked::Operation(operation) => {
+                            batcher.submit(view.vid, operation.clone(), number, &self.sender)
+                        }
+                        Asked::Look(question) => {
+                            batcher.look(view.vid, question.clone(), number, &self.sender)
+                        }
+                    }
                 }
                 Some(_) | None => {
                     let delivery = Delivery::Unsent("not a member".into());

@@ -106,6 +106,8 @@ pub const BATCHES_IN_FLIGHT_MAX: usize = 3;
 pub const BATCHES_OVERLAP_AFTER: Duration = Duration::from_millis(1);
 /// Operations that may wait for one node; past this they are refused at once instead of growing old.
 pub const OPERATIONS_QUEUED_MAX: usize = 65_536;
+/// Looks without the script that may be under way to one node.
+pub const LOOKS_IN_FLIGHT_MAX: usize = 64;
 /// Changes of one key that one round applies together.
 pub const GROUP_MAX: usize = 128;
 /// Changes that may wait for one key in one daemon.

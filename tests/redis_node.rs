@@ -14,6 +14,7 @@ use majorityd::node::conformance::{Connection, MEMORY, accept, ballot, found, fo
 use majorityd::node::embedded::Entry;
 use majorityd::node::handshake::{Refusal, Welcome};
 use majorityd::node::operation::Operation;
+use majorityd::node::peek::Question;
 use majorityd::node::redis::{RedisNode, RedisOptions, Runs};
 use majorityd::node::wire::BatchReply;
 use majorityd::node::{CallError, Hint, Identity, NodeState};
@@ -117,6 +118,19 @@ async fn a_flushed_script_cache_means_a_new_handshake() {
     assert!(matches!(&refused, Err(CallError::Unsent(reason)) if reason.contains("NOSCRIPT")), "{refused:?}");
     assert_eq!(ready(&connection).await.memory, Some(MEMORY), "the same run keeps its memory");
     assert!(matches!(connection.send(founding(), &[write(1)]).await, Ok(BatchReply::Done { .. })));
+}
+
+#[tokio::test]
+async fn a_look_is_refused_where_no_script_proves_an_inspection() {
+    let server = server();
+    let connection = member(&server).await;
+    let look = || connection.node.peek(Question::about(&[lock("a")]));
+    assert!(look().await.is_ok());
+    ok(&server, &["SCRIPT", "FLUSH"]);
+    let refused = look().await;
+    assert!(matches!(&refused, Err(CallError::Unsent(reason)) if reason.contains("NOSCRIPT")), "{refused:?}");
+    ready(&connection).await;
+    assert!(look().await.is_ok(), "after a new handshake");
 }
 
 #[tokio::test]
@@ -262,6 +276,9 @@ async fn a_user_needs_its_rights_and_hidden_settings_need_a_word() {
     assert!(matches!(refusal, Refusal::Denied { command: "SUBSCRIBE", .. }), "{refusal}");
     let refusal = refused(&connect(user("idle", &["&*", "-evalsha"]))).await;
     assert!(matches!(refusal, Refusal::Denied { command: "EVALSHA", .. }), "{refusal}");
+    let refusal = refused(&connect(user("blind", &["&*", "-script|exists"]))).await;
+    let looks = "TIME, SCRIPT EXISTS or MGET";
+    assert!(matches!(refusal, Refusal::Denied { command, .. } if command == looks), "{refusal}");
     let hidden = user("hidden", &["&*", "-config"]);
     let refusal = refused(&connect(hidden.clone())).await;
     assert!(matches!(refusal, Refusal::Hidden { what: "maxmemory-policy", .. }), "{refusal}");

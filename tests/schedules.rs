@@ -24,6 +24,8 @@ mod joins;
 mod keys;
 #[path = "schedules/locks.rs"]
 mod locks;
+#[path = "schedules/looks.rs"]
+mod looks;
 #[path = "schedules/members.rs"]
 mod members;
 #[path = "schedules/queues.rs"]

@@ -228,7 +228,7 @@ impl Inner {
     pub async fn look(&self, key: &Key, deadline: Moment) -> Result<Seen, RegisterError> {
         let started = self.now();
         loop {
-            match self.registers.change(key.as_str(), KeyChange::Get, deadline).await {
+            match self.registers.look(key.as_str(), KeyChange::Get, deadline).await {
                 Ok(committed) => match committed.answer {
                     KeyAnswer::Seen(seen) => return Ok(seen),
                     KeyAnswer::Written(_) | KeyAnswer::Refused(_) => unreachable!("a look sees"),

@@ -16,7 +16,8 @@ use futures::{FutureExt, StreamExt, future, select_biased};
 
 use super::handshake::Welcome;
 use super::operation::{Answer, RegisterKey};
-use super::wire::{BatchReply, Encoded, decode, encode};
+use super::peek::Question;
+use super::wire::{BatchReply, Encoded, Malformed, decode, encode};
 use super::{CallError, Node, NodeState};
 use crate::ids::{MemoryId, NodeIndex};
 use crate::limits;
@@ -73,6 +74,7 @@ pub struct Batcher {
     node: Arc<dyn Node>,
     queue: mpsc::UnboundedSender<Queued>,
     shared: Arc<Shared>,
+    sender: Arc<Sender>,
 }
 
 /// What the node's last reply said beside its answers.
@@ -121,9 +123,11 @@ impl Batcher {
     pub fn new(node: Arc<dyn Node>, runtime: &Runtime) -> Self {
         let (queue, waiting) = mpsc::unbounded();
         let shared = Arc::new(Shared::default());
-        let sender = Sender { node: node.clone(), runtime: runtime.clone(), shared: shared.clone() };
-        runtime.spawner.spawn(sender.run(waiting).boxed());
-        Self { node, queue, shared }
+        let sender =
+            Arc::new(Sender { node: node.clone(), runtime: runtime.clone(), shared: shared.clone() });
+        let task = sender.clone();
+        runtime.spawner.spawn(async move { task.run(waiting).await }.boxed());
+        Self { node, queue, shared, sender }
     }
 
     /// The node behind it.
@@ -170,10 +174,33 @@ impl Batcher {
     }
 }
 
+impl Batcher {
+    /// Asks a question that goes by the list `list`, past the queue. Exactly one [`Reply`] follows, with [`Answer::Looked`] if
+    /// the gate is open.
+    pub fn look(&self, list: Ballot, question: Question, round: u32, reply: &ReplySender) {
+        let (sender, reply) = (self.sender.clone(), reply.clone());
+        let under_way = self.shared.looks.fetch_add(1, Ordering::Relaxed);
+        let looking = async move {
+            let delivery = if under_way < limits::LOOKS_IN_FLIGHT_MAX {
+                sender.look(list, &question).await
+            } else {
+                sender.shared.meter.unsent.one();
+                Delivery::Unsent("too many looks wait for this node".into())
+            };
+            sender.shared.looks.fetch_sub(1, Ordering::Relaxed);
+            // As with the answers of a batch.
+            let _ = reply.unbounded_send(Reply { node: sender.node.index(), round, delivery });
+        };
+        self.sender.runtime.spawner.spawn(looking.boxed());
+    }
+}
+
 /// What the queue and its task share.
 #[derive(Default)]
 struct Shared {
     queued: AtomicUsize,
+    /// Looks that are under way.
+    looks: AtomicUsize,
     last: Mutex<Option<LastReply>>,
     misses: Mutex<Misses>,
     meter: NodeMeter,
@@ -201,7 +228,7 @@ struct Sender {
 }
 
 impl Sender {
-    async fn run(self, mut waiting: mpsc::UnboundedReceiver<Queued>) {
+    async fn run(&self, mut waiting: mpsc::UnboundedReceiver<Queued>) {
         let mut under_way = FuturesUnordered::new();
         let mut next: VecDeque<Queued> = VecDeque::new();
         let mut overlaps_from = Moment::ZERO;
@@ -251,30 +278,51 @@ impl Sender {
         let payload = encode(batch[0].list, batch.iter().map(|item| &item.operation));
         let sent = self.runtime.clock.now();
         let reply = self.node.call(payload).await;
-        let failed = match reply.map(|reply| decode(&reply)) {
-            Ok(Ok(BatchReply::Done { memory, list, now_us, answers, writes }))
-                if answers.len() == batch.len() =>
-            {
+        let deliveries = self.deliveries(reply.map(|reply| decode(&reply)), batch.len(), sent);
+        for (item, delivery) in batch.into_iter().zip(deliveries) {
+            if matches!(delivery, Delivery::Unsent(_) | Delivery::Lost(_)) {
+                self.shared.missed(&item.operation);
+            }
+            answer(item, index, delivery);
+        }
+    }
+
+    async fn look(&self, list: Ballot, question: &Question) -> Delivery {
+        self.shared.meter.operations.had(1);
+        let sent = self.runtime.clock.now();
+        let peeked = self.node.peek(question.clone()).await;
+        let judged =
+            peeked.map(|peeked| question.judge(self.node.identity(), self.node.index(), list, &peeked));
+        self.deliveries(judged, 1, sent).pop().expect("one for each operation")
+    }
+
+    /// What a reply to so many operations comes to for each of them.
+    fn deliveries(
+        &self,
+        reply: Result<Result<BatchReply, Malformed>, CallError>,
+        count: usize,
+        sent: Moment,
+    ) -> Vec<Delivery> {
+        let meter = &self.shared.meter;
+        let failed = match reply {
+            Ok(Ok(BatchReply::Done { memory, list, now_us, answers, writes })) if answers.len() == count => {
                 let round_trip = self.runtime.clock.now().since(sent);
                 meter.batches.took(round_trip);
                 self.note(memory, now_us, writes, round_trip);
                 if answers.iter().flatten().any(is_unfit) {
                     self.node.reset("it refuses to write: it is inspected again");
                 }
-                for (item, answered) in batch.into_iter().zip(answers) {
-                    let delivery = match answered {
-                        Some(answer) => {
-                            meter.answered.one();
-                            Delivery::Answered { memory, answer }
-                        }
-                        None => {
-                            meter.gated.one();
-                            Delivery::Gated { list }
-                        }
-                    };
-                    answer(item, index, delivery);
-                }
-                return;
+                let delivery = move |answered| match answered {
+                    Some(answer) => {
+                        meter.answered.one();
+                        Delivery::Answered { memory, answer }
+                    }
+                    None => {
+                        meter.gated.one();
+                        Delivery::Gated { list }
+                    }
+                };
+                return answers.into_iter().map(delivery).collect();
             }
             Ok(Ok(BatchReply::NoRecord)) => {
                 self.node.reset("its node record is gone (FLUSHALL?)");
@@ -291,12 +339,9 @@ impl Sender {
             Err(CallError::Unsent(reason)) => Delivery::Unsent(reason),
             Err(CallError::Lost(reason)) => Delivery::Lost(reason),
         };
-        let count = if matches!(failed, Delivery::Lost(_)) { &meter.lost } else { &meter.unsent };
-        count.add(batch.len() as u64);
-        for item in batch {
-            self.shared.missed(&item.operation);
-            answer(item, index, failed.clone());
-        }
+        let counted = if matches!(failed, Delivery::Lost(_)) { &meter.lost } else { &meter.unsent };
+        counted.add(count as u64);
+        vec![failed; count]
     }
 
     fn note(&self, memory: Option<MemoryId>, node_us: u64, writes: Option<u64>, round_trip: Duration) {
@@ -346,7 +391,9 @@ mod tests {
 
     use super::*;
     use crate::ids::ProposerId;
+    use crate::node::Identity;
     use crate::node::operation::Operation;
+    use crate::node::peek::Peeked;
     use crate::runtime::{Clock, Entropy, Spawn};
     use crate::token::Token;
 
@@ -376,6 +423,14 @@ mod tests {
             let (sender, reply) = oneshot::channel();
             self.0.calls.lock().unwrap().push(sender);
             async move { reply.await.unwrap_or(Err(CallError::Lost("gone".into()))) }.boxed()
+        }
+
+        fn peek(&self, _: Question) -> BoxFuture<'static, Result<Peeked, CallError>> {
+            unreachable!("nobody looks here")
+        }
+
+        fn identity(&self) -> &Identity {
+            unreachable!("nobody looks here")
         }
 
         fn reset(&self, _: &str) {}

@@ -3,9 +3,10 @@
 //! Run against embedded nodes here and against Redis by `tests/conformance.rs`, so that what the simulation believes
 //! about a node is proved. A [`Subject`] is an empty server with a clock that the case sets; [`normal`] and
 //! [`same_answers`] serve the comparison of random batches. What is here is agreement; `queues` is what is about
-//! a queue as a whole; `joining`, `records` and `reports` are upkeep.
+//! a queue as a whole; `looks` are without the script; `joining`, `records` and `reports` are upkeep.
 
 mod joining;
+mod looks;
 mod queues;
 mod records;
 mod reports;
@@ -447,6 +448,10 @@ cases! {
     records::values_that_do_not_fit_a_page_are_asked_for_by_key,
     records::a_page_of_keys_is_in_their_order,
     records::pages_are_gated_and_a_recovery_has_its_own_gate,
+    looks::a_look_shows_what_reads_show,
+    looks::looks_are_gated_like_reads,
+    looks::a_look_at_a_flushed_or_foreign_node_shows_nothing,
+    looks::where_no_record_stands_a_look_shows_nothing,
     records::ballots_are_shown_without_values,
     records::ballots_of_large_records_are_shown_some_at_a_time,
     records::what_guards_a_record_ripens_by_the_nodes_clock,

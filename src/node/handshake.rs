@@ -10,6 +10,9 @@ use super::keyspace::FORMAT;
 use super::{Identity, memory_from_wire};
 use crate::ids::{MemoryId, NodeIndex};
 
+/// The phase of a node record while no join is under way.
+const SERVING: u64 = 0;
+
 /// What a server said about itself; `None` where it would not say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inspection {
@@ -154,6 +157,8 @@ pub struct NodeRecord {
     pub run_id: String,
     /// The memory, if the node had one then.
     pub memory: Option<MemoryId>,
+    /// No join is under way.
+    pub serving: bool,
 }
 
 /// Judges the node record as it is stored, for a look that runs no script.
@@ -164,7 +169,9 @@ pub fn recorded(identity: &Identity, index: NodeIndex, record: &[u8]) -> Result<
     let mut fields = Fields(record);
     identify(identity, index, &mut fields)?;
     let run_id = fields.text().map(|run_id| String::from_utf8_lossy(run_id).into_owned());
-    Ok(NodeRecord { run_id: run_id.unwrap_or_default(), memory: fields.memory() })
+    let memory = fields.text().and_then(memory_in);
+    let (_aside, _begun, phase) = (fields.text(), fields.text(), fields.number());
+    Ok(NodeRecord { run_id: run_id.unwrap_or_default(), memory, serving: phase == Some(SERVING) })
 }
 
 /// The memory in a node record as it is stored, of whatever node, if it is of this run.
@@ -223,6 +230,10 @@ fn identify(identity: &Identity, index: NodeIndex, fields: &mut Fields<'_>) -> R
     Ok(())
 }
 
+fn memory_in(field: &[u8]) -> Option<MemoryId> {
+    memory_from_wire(u64::from_be_bytes(field.try_into().ok()?))
+}
+
 /// Fields of a MessagePack array; whatever is not as expected is `None`, and so is all that follows it.
 struct Fields<'a>(&'a [u8]);
 
@@ -236,8 +247,7 @@ impl<'a> Fields<'a> {
     }
 
     fn memory(&mut self) -> Option<MemoryId> {
-        let memory = <[u8; 8]>::try_from(self.text()?).ok()?;
-        memory_from_wire(u64::from_be_bytes(memory))
+        memory_in(self.text()?)
     }
 
     fn text(&mut self) -> Option<&'a [u8]> {

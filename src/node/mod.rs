@@ -1,7 +1,7 @@
 //! One node: what it is asked ([`operation`]), how questions travel together ([`batch`], [`wire`]), and the two kinds of it.
 //!
 //! A [`Node`] is a connection that runs the one script with a payload, proves on every new connection what it is
-//! connected to ([`handshake`]), and passes on what others publish. [`redis`] reaches a Redis server; [`embedded`] runs
+//! connected to ([`handshake`]), shows what is stored ([`peek`]), and passes on what others publish. [`redis`] reaches a Redis server; [`embedded`] runs
 //! the same Lua in this process.
 
 pub mod batch;
@@ -12,6 +12,7 @@ pub mod handshake;
 pub mod keyspace;
 mod literals;
 pub mod operation;
+pub mod peek;
 pub mod redis;
 pub mod script;
 pub mod wire;
@@ -35,6 +36,13 @@ pub trait Node: Send + Sync + 'static {
     /// Runs the batch script once with this payload. Never sends a payload twice, whatever happens to the connection.
     /// Dropping the future does not take the payload back.
     fn call(&self, payload: Bytes) -> BoxFuture<'static, Result<Bytes, CallError>>;
+
+    /// Shows what is stored under the keys of a question, without the script and so without its gate: whoever asks judges it.
+    /// Nothing changes by it. Dropping the future does not take the question back.
+    fn peek(&self, question: peek::Question) -> BoxFuture<'static, Result<peek::Peeked, CallError>>;
+
+    /// What the node was made with.
+    fn identity(&self) -> &Identity;
 
     /// Drops the connection and makes a new one, with a new handshake. What is under way ends as [`CallError::Lost`].
     fn reset(&self, reason: &str);

@@ -340,6 +340,28 @@ pub struct Claimed {
     pub contended: bool,
 }
 
+/// What a node holds of many registers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Looked {
+    /// The node's clock, in microseconds of Unix time, by which stamps have their ages.
+    pub now_us: u64,
+    /// In the order of the question; `None` for nothing at all.
+    pub rows: Vec<Option<Shown>>,
+}
+
+/// A record as it is stored, with what shows whether others hold the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// No lower ballot is taken.
+    pub promise: Ballot,
+    /// The ballot of the accepted value; [`Ballot::ZERO`] for a bare promise.
+    pub ballot: Ballot,
+    /// The value came by a merge and not from a round.
+    pub copied: bool,
+    /// For [`super::wire::decode_record`].
+    pub raw: Bytes,
+}
+
 /// How many items a queue has, by one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Census {
@@ -449,6 +471,8 @@ pub enum Answer {
     Claimed(Claimed),
     /// How many items a queue has there.
     Census(Census),
+    /// What is held of many registers: what a look without the script ([`super::peek`]) comes to.
+    Looked(Looked),
     /// How many records are gone.
     Forgotten(u64),
     /// What it was told.

@@ -219,7 +219,7 @@ mod tests {
         let mut last = None;
         let mut step = |action: Action<Option<Gathered>>| match action {
             Action::Send(Operation::Claim(claim)) if claim.ballot.token.get() == 5 => steps.push('s'),
-            Action::Send(_) | Action::Rest(_) => steps.push('?'),
+            Action::Send(_) | Action::Look(_) | Action::Rest(_) => steps.push('?'),
             Action::Wait(None) => steps.push('w'),
             Action::Wait(Some(_)) => steps.push('t'),
             Action::Done(None) => steps.push('n'),

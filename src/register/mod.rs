@@ -13,9 +13,11 @@
 //! * [`proposer`]: the machine of one round of changes, with the retry rule. Pure.
 //! * [`reader`]: when a value counts as committed without a write. Pure.
 //! * [`age`]: when a stamp is aged. Pure.
+//! * [`look`]: the machine that looks at many registers at once. Pure.
 //! * [`claim`]: the machine that prepares several items of a queue at once. Pure.
 //! * [`hints`]: when those who wait look after a hint.
 //! * [`leases`]: until when a lease is good, and whether any may be granted. What locks and items share.
+//! * `looking`: looks that wait set out together. Asynchronous.
 //! * [`registers`]: the line of changes per key and the warm promises. Asynchronous.
 //! * [`room`]: a bound on the bytes that are being written.
 //! * [`sweep`]: how a kind is tidied where nobody asks any more.
@@ -27,12 +29,16 @@ pub mod claim;
 pub mod error;
 pub mod hints;
 pub mod leases;
+pub mod look;
+mod looking;
 pub mod proposer;
 pub mod reader;
 pub mod registers;
 pub mod room;
 pub mod sweep;
 
+#[cfg(test)]
+mod look_tests;
 #[cfg(test)]
 mod proposer_tests;
 

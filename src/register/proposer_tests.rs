@@ -16,10 +16,10 @@ use crate::token::{Ballot, Token};
 
 /// A register that holds a list of numbers; a change appends one, and says how many there are then.
 #[derive(Debug)]
-struct Appending;
+pub(super) struct Appending;
 
 #[derive(Clone, Debug, PartialEq)]
-enum Append {
+pub(super) enum Append {
     One(u8),
     /// Only if the stamp of the last append has aged by ten seconds.
     IfAged(u8),
@@ -30,9 +30,9 @@ enum Append {
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Numbers {
-    numbers: Vec<u8>,
-    stamp: Option<Stamp>,
+pub(super) struct Numbers {
+    pub(super) numbers: Vec<u8>,
+    pub(super) stamp: Option<Stamp>,
 }
 
 const TEN: Duration = Duration::from_secs(10);
@@ -102,11 +102,11 @@ impl Kind for Appending {
 const ME: ProposerId = ProposerId(1);
 const OTHER: ProposerId = ProposerId(2);
 
-fn ballot(token: u64, proposer: ProposerId) -> Ballot {
+pub(super) fn ballot(token: u64, proposer: ProposerId) -> Ballot {
     Ballot { token: Token::new(token).unwrap(), proposer }
 }
 
-fn stamp(ballot: Ballot) -> Stamp {
+pub(super) fn stamp(ballot: Ballot) -> Stamp {
     Stamp { ballot, ordinal: 0 }
 }
 

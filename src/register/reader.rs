@@ -4,37 +4,66 @@
 //! record came by a merge: its node never took part in the round that agreed on it).
 
 use crate::mutant::{self, Mutant};
-use crate::node::operation::Record;
+use crate::node::operation::{Record, Shown};
 use crate::quorum::ClusterSize;
 use crate::token::Ballot;
 
 /// What answers of one round, read or promised, show together.
 #[derive(Debug)]
-pub struct Agreement<'a> {
+pub struct Agreement<'a, R> {
     /// The record with the highest ballot; `None` where there is no value in any.
-    pub highest: Option<&'a Record>,
+    pub highest: Option<&'a R>,
     /// q answers have it, uncopied.
     pub committed: bool,
 }
 
+/// What of a record shows whether others hold the same.
+pub trait Balloted {
+    /// The ballot of the accepted value; [`Ballot::ZERO`] for a bare promise.
+    fn ballot(&self) -> Ballot;
+
+    /// The value came by a merge and not from a round.
+    fn copied(&self) -> bool;
+}
+
+impl Balloted for Record {
+    fn ballot(&self) -> Ballot {
+        self.ballot
+    }
+
+    fn copied(&self) -> bool {
+        self.copied
+    }
+}
+
+impl Balloted for Shown {
+    fn ballot(&self) -> Ballot {
+        self.ballot
+    }
+
+    fn copied(&self) -> bool {
+        self.copied
+    }
+}
+
 /// Compares the records of the answers. A node that holds nothing counts as holding "absent".
-pub fn agree<'a>(
-    records: impl Iterator<Item = Option<&'a Record>> + Clone,
+pub fn agree<'a, R: Balloted>(
+    records: impl Iterator<Item = Option<&'a R>> + Clone,
     size: ClusterSize,
-) -> Agreement<'a> {
-    let held = |record: &Option<&Record>| record.map_or(Ballot::ZERO, |record| record.ballot);
+) -> Agreement<'a, R> {
+    let held = |record: &Option<&R>| record.map_or(Ballot::ZERO, Balloted::ballot);
     let ballot = records.clone().map(|record| held(&record)).max().unwrap_or(Ballot::ZERO);
     let same = records.clone().filter(|record| held(record) == ballot && !record.is_some_and(is_copied));
     let committed = same.count() >= size.quorum();
     if mutant::is_on(Mutant::NotTheHighest) {
-        return Agreement { highest: records.flatten().find(|r| r.ballot != Ballot::ZERO), committed };
+        return Agreement { highest: records.flatten().find(|r| r.ballot() != Ballot::ZERO), committed };
     }
-    let highest = records.flatten().find(|record| record.ballot == ballot && ballot != Ballot::ZERO);
+    let highest = records.flatten().find(|record| record.ballot() == ballot && ballot != Ballot::ZERO);
     Agreement { highest, committed }
 }
 
-fn is_copied(record: &Record) -> bool {
-    record.copied && !mutant::is_on(Mutant::CopiedCounts)
+fn is_copied(record: &impl Balloted) -> bool {
+    record.copied() && !mutant::is_on(Mutant::CopiedCounts)
 }
 
 #[cfg(test)]

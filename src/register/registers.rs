@@ -16,6 +16,7 @@ use tracing::Instrument;
 
 use super::age::Ages;
 use super::claim::{Claimer, Gathered, Haul};
+use super::looking::{self, Looking};
 use super::proposer::{Claim, Decided, Entry, Fate, Proposer, Warm};
 use super::room::Held;
 use super::{Kind, Promised, RegisterError};
@@ -82,6 +83,7 @@ struct Inner<K: Kind> {
     /// How long a round is retried without a quorum.
     patience: Duration,
     shards: Vec<Mutex<Shard<K>>>,
+    looking: Arc<Looking<K>>,
 }
 
 struct Shard<K: Kind> {
@@ -192,7 +194,9 @@ impl<K: Kind> Registers<K> {
     /// The registers of kind `K` on a cluster. Without a quorum a round is given up after `patience`.
     pub fn new(cluster: Arc<Cluster>, patience: Duration) -> Self {
         let shard = || Mutex::new(Shard { lines: HashMap::new(), idle: Resting::default() });
-        Self { inner: Arc::new(Inner { cluster, patience, shards: (0..SHARDS).map(|_| shard()).collect() }) }
+        let shards = (0..SHARDS).map(|_| shard()).collect();
+        let looking = Looking::new(cluster.clone());
+        Self { inner: Arc::new(Inner { cluster, patience, shards, looking }) }
     }
 
     /// The cluster under it.
@@ -290,18 +294,40 @@ impl<K: Kind> Registers<K> {
             Either::Left((Ok(result), _)) => result,
             // The round's task ended without a word: the runtime is stopping.
             Either::Left((Err(_), _)) => Err(RegisterError::OutcomeUnknown),
-            Either::Right(_) if claim.withdraw() => {
-                let cluster = &self.inner.cluster;
-                if cluster.reachable() < cluster.size.quorum() {
-                    return Err(self.inner.no_quorum());
-                }
-                Err(RegisterError::DeadlineExceeded { waited: clock.now().since(enqueued) })
-            }
+            Either::Right(_) if claim.withdraw() => Err(self.inner.in_vain(enqueued)),
             Either::Right(_) => match result.try_recv() {
                 Ok(Some(result)) => result,
                 Ok(None) | Err(_) => Err(RegisterError::OutcomeUnknown),
             },
         }
+    }
+
+    /// Looks at one register, linearizably, with a change that [`Kind::is_look`]. In line with the daemon's other changes of it,
+    /// if there are any, so that it meets no write half way; else in one round with looks of other registers.
+    ///
+    /// # Errors
+    /// [`RegisterError`] says what is certain. The answer comes by `deadline`.
+    pub async fn look(&self, name: &str, change: K::Change, deadline: Moment) -> ChangeResult<K::Answer> {
+        debug_assert!(K::is_look(&change), "only looks go together: {change:?}");
+        let inner = &self.inner;
+        if !inner.is_busy(name)
+            && let Some(answer) = inner.looking.join(name, change.clone(), deadline)
+        {
+            let clock = &inner.cluster.runtime.clock;
+            let began = clock.now();
+            let answer = if deadline >= began + looking::PATIENCE {
+                answer.await.ok().flatten()
+            } else {
+                match future::select(answer, clock.sleep_until(deadline)).await {
+                    Either::Left((answer, _)) => answer.ok().flatten(),
+                    Either::Right(_) => return Err(inner.in_vain(began)),
+                }
+            };
+            if let Some(answer) = answer {
+                return Ok(Committed { answer, ballot: Ballot::ZERO, first_sent: None });
+            }
+        }
+        self.change(name, change, deadline).await
     }
 
     /// Reads one register, linearizably: one round trip where q nodes agree.
@@ -500,6 +526,19 @@ impl<K: Kind> Inner<K> {
         shard.lock().expect("no holder of this lock panics")
     }
 
+    /// Whether a change of the register waits or is under way.
+    fn is_busy(&self, name: &str) -> bool {
+        self.shard(name).lines.get(name).is_some_and(|line| line.running)
+    }
+
+    /// For what had no answer by its deadline and has done nothing.
+    fn in_vain(&self, began: Moment) -> RegisterError {
+        if self.cluster.reachable() < self.cluster.size.quorum() {
+            return self.no_quorum();
+        }
+        RegisterError::DeadlineExceeded { waited: self.cluster.runtime.clock.now().since(began) }
+    }
+
     /// Runs rounds until nobody waits.
     async fn run(&self, name: Arc<str>) {
         let key = RegisterKey::new(K::LETTER, &name);
@@ -623,7 +662,7 @@ impl<K: Kind> Inner<K> {
 }
 
 /// A round belongs to the first of the calls that it is made for, and is linked to the others: that is who waits for it.
-fn round_span<'a>(calls: impl Iterator<Item = &'a tracing::Span> + Clone) -> tracing::Span {
+pub(super) fn round_span<'a>(calls: impl Iterator<Item = &'a tracing::Span> + Clone) -> tracing::Span {
     let mut traced = calls.filter(|span| !span.is_none());
     let Some(first) = traced.next() else { return tracing::Span::none() };
     let span = tracing::debug_span!(target: "otlp", parent: first, "round", changes = tracing::field::Empty);

@@ -16,6 +16,7 @@ use super::host::Host;
 use super::world::{NOBODY, World};
 use crate::ids::NodeIndex;
 use crate::node::embedded::EmbeddedNode;
+use crate::node::peek::{Peeked, Question};
 use crate::node::{CallError, HintSink, Identity, Node, NodeState};
 
 /// After this a daemon counts a batch as lost.
@@ -189,12 +190,47 @@ impl Node for SimNode {
     }
 
     fn call(&self, payload: Bytes) -> BoxFuture<'static, Result<Bytes, CallError>> {
+        let inner = self.inner.clone();
+        self.travel(move || inner.call(payload))
+    }
+
+    fn peek(&self, question: Question) -> BoxFuture<'static, Result<Peeked, CallError>> {
+        let inner = self.inner.clone();
+        self.travel(move || inner.peek(question))
+    }
+
+    fn identity(&self) -> &Identity {
+        self.inner.identity()
+    }
+
+    fn reset(&self, reason: &str) {
+        self.inner.disconnect(reason);
+    }
+
+    fn state(&self) -> NodeState {
+        if self.link.is_gone() {
+            return NodeState::Unreachable("cut off".into());
+        }
+        self.inner.state()
+    }
+
+    fn watch_changes(&self, on: bool) {
+        self.inner.watch_changes(on);
+    }
+}
+
+impl SimNode {
+    /// What is asked arrives, perhaps, and its answer comes back, perhaps.
+    fn travel<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce() -> BoxFuture<'static, Result<T, CallError>> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, CallError>> {
         if self.link.is_gone() {
             return future::ready(Err(CallError::Unsent("cut off".into()))).boxed();
         }
         let (sender, reply) = oneshot::channel();
         let (there, back) = (self.weather.travel(&self.world), self.weather.travel(&self.world));
-        let (world, inner) = (self.world.clone(), self.inner.clone());
+        let world = self.world.clone();
         let (host, link) = (self.host.clone(), self.link.clone());
         let journey = async move {
             let Some(there) = there else { return };
@@ -203,7 +239,7 @@ impl Node for SimNode {
                 return;
             }
             host.ready().await;
-            let result = inner.call(payload).await;
+            let result = ask().await;
             let Some(back) = back else { return };
             world.sleep(back).await;
             if !link.back.load(Ordering::Relaxed) {
@@ -231,20 +267,5 @@ impl Node for SimNode {
             }
         }
         .boxed()
-    }
-
-    fn reset(&self, reason: &str) {
-        self.inner.disconnect(reason);
-    }
-
-    fn state(&self) -> NodeState {
-        if self.link.is_gone() {
-            return NodeState::Unreachable("cut off".into());
-        }
-        self.inner.state()
-    }
-
-    fn watch_changes(&self, on: bool) {
-        self.inner.watch_changes(on);
     }
 }

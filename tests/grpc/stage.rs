@@ -14,7 +14,8 @@ use majorityd::http::{self, Operators};
 use majorityd::ids::NodeIndex;
 use majorityd::members::Board;
 use majorityd::node::embedded::{EmbeddedNode, EmbeddedServer};
-use majorityd::node::{CallError, Node, NodeState};
+use majorityd::node::peek::{Peeked, Question};
+use majorityd::node::{CallError, Identity, Node, NodeState};
 use majorityd::proto::v1;
 use majorityd::proto::v1::hold_response::Event;
 use majorityd::proto::v1::kv_service_client::KvServiceClient;
@@ -193,6 +194,18 @@ impl Wire {
     fn is(&self, network: Network) -> bool {
         self.network.load(Ordering::SeqCst) == network as u8
     }
+
+    fn answer<T: Send + 'static>(
+        &self,
+        call: BoxFuture<'static, Result<T, CallError>>,
+    ) -> BoxFuture<'static, Result<T, CallError>> {
+        let mute = self.is(Network::Mute);
+        async move {
+            let answer = call.await;
+            if mute { Err(CallError::Lost("the cable fell out".into())) } else { answer }
+        }
+        .boxed()
+    }
 }
 
 impl Node for Wire {
@@ -208,13 +221,18 @@ impl Node for Wire {
         if self.is(Network::Cut) {
             return std::future::ready(Err(CallError::Unsent("the cable is out".into()))).boxed();
         }
-        let mute = self.is(Network::Mute);
-        let call = self.node.call(payload);
-        async move {
-            let answer = call.await;
-            if mute { Err(CallError::Lost("the cable fell out".into())) } else { answer }
+        self.answer(self.node.call(payload))
+    }
+
+    fn peek(&self, question: Question) -> BoxFuture<'static, Result<Peeked, CallError>> {
+        if self.is(Network::Cut) {
+            return std::future::ready(Err(CallError::Unsent("the cable is out".into()))).boxed();
         }
-        .boxed()
+        self.answer(self.node.peek(question))
+    }
+
+    fn identity(&self) -> &Identity {
+        self.node.identity()
     }
 
     fn reset(&self, reason: &str) {

@@ -22,6 +22,7 @@ use majorityd::lock::{AcquireRequest, Acquisition, Lease, LockError, Locks};
 use majorityd::members::{MemberList, View};
 use majorityd::node::embedded::{After, EmbeddedNode};
 use majorityd::node::operation::{Answer, Operation, RegisterKey};
+use majorityd::node::peek::{Peeked, Question};
 use majorityd::node::{CallError, Identity, Node, NodeState};
 use majorityd::queue::Queues;
 use majorityd::queue::queues::QueueSettings;
@@ -50,17 +51,16 @@ pub enum Way {
 }
 
 /// The kinds of operations that schedules tell apart.
+pub const READ: u8 = 1;
 pub const PREPARE: u8 = 2;
 pub const ACCEPT: u8 = 3;
 pub const END_JOIN: u8 = 8;
 pub const CLAIM: u8 = 14;
 
-type Reply = Result<Bytes, CallError>;
-
-/// What waits to be let go.
+/// What waits to be let go, and how it goes on.
 enum Kept {
-    Request(Bytes, oneshot::Sender<Reply>),
-    Reply(Reply, oneshot::Sender<Reply>),
+    Request(Box<dyn FnOnce() + Send>),
+    Reply(Box<dyn FnOnce() + Send>),
 }
 
 /// A daemon's tasks, and how many calls it has left until it stands still.
@@ -76,6 +76,8 @@ struct Wire {
     /// By kind of operation, and for all others.
     ways: Mutex<(BTreeMap<u8, Way>, Way)>,
     kept: Mutex<Vec<Kept>>,
+    /// Of each look without the script, how many registers it was about.
+    looks: Mutex<Vec<usize>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -100,21 +102,15 @@ fn kind_of(payload: &[u8]) -> u8 {
 }
 
 impl Wire {
-    fn arrive(&self, payload: Bytes) -> Reply {
-        self.inner.call(payload).now_or_never().expect("done when polled")
-    }
-
     /// Of what was kept, what is wanted goes on.
     fn let_go(&self, wanted: impl Fn(&Kept) -> bool) {
         let (gone, kept) = std::mem::take(&mut *lock(&self.kept)).into_iter().partition(wanted);
         *lock(&self.kept) = kept;
         let gone: Vec<Kept> = gone;
         for kept in gone {
-            // Whoever asked may have given up.
-            let _ = match kept {
-                Kept::Request(payload, sender) => sender.send(self.arrive(payload)),
-                Kept::Reply(reply, sender) => sender.send(reply),
-            };
+            match kept {
+                Kept::Request(go_on) | Kept::Reply(go_on) => go_on(),
+            }
         }
     }
 }
@@ -128,27 +124,19 @@ impl Node for Wire {
         self.inner.address()
     }
 
-    fn call(&self, payload: Bytes) -> BoxFuture<'static, Reply> {
-        let way = {
-            let ways = lock(&self.ways);
-            ways.0.get(&kind_of(&payload)).copied().unwrap_or(ways.1)
-        };
-        // The last call arrives, and its daemon does not hear of it.
-        let way = match self.life.calls_left.load(Ordering::Relaxed) {
-            1 => Way::KeepReply,
-            left if left < 1 => Way::KeepRequest,
-            _ => way,
-        };
-        self.life.calls_left.fetch_sub(1, Ordering::Relaxed);
-        let (sender, reply) = oneshot::channel();
-        let kept = match way {
-            Way::Open => return futures::future::ready(self.arrive(payload)).boxed(),
-            Way::Cut => return futures::future::ready(Err(CallError::Unsent("cut".into()))).boxed(),
-            Way::KeepRequest => Kept::Request(payload, sender),
-            Way::KeepReply => Kept::Reply(self.arrive(payload), sender),
-        };
-        lock(&self.kept).push(kept);
-        reply.map(|reply| reply.unwrap_or(Err(CallError::Lost("dropped".into())))).boxed()
+    fn call(&self, payload: Bytes) -> BoxFuture<'static, Result<Bytes, CallError>> {
+        let (kind, inner) = (kind_of(&payload), self.inner.clone());
+        self.travel(kind, move || inner.call(payload))
+    }
+
+    fn peek(&self, question: Question) -> BoxFuture<'static, Result<Peeked, CallError>> {
+        lock(&self.looks).push(question.registers());
+        let inner = self.inner.clone();
+        self.travel(READ, move || inner.peek(question))
+    }
+
+    fn identity(&self) -> &Identity {
+        self.inner.identity()
     }
 
     fn reset(&self, reason: &str) {
@@ -161,6 +149,41 @@ impl Node for Wire {
 
     fn watch_changes(&self, on: bool) {
         self.inner.watch_changes(on);
+    }
+}
+
+impl Wire {
+    /// Something of this kind is asked.
+    fn travel<T: Send + 'static>(
+        &self,
+        kind: u8,
+        ask: impl FnOnce() -> BoxFuture<'static, Result<T, CallError>> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, CallError>> {
+        let way = {
+            let ways = lock(&self.ways);
+            ways.0.get(&kind).copied().unwrap_or(ways.1)
+        };
+        let arrive = || ask().now_or_never().expect("done when polled");
+        // The last call arrives, and its daemon does not hear of it.
+        let way = match self.life.calls_left.load(Ordering::Relaxed) {
+            1 => Way::KeepReply,
+            left if left < 1 => Way::KeepRequest,
+            _ => way,
+        };
+        self.life.calls_left.fetch_sub(1, Ordering::Relaxed);
+        let (sender, reply) = oneshot::channel();
+        let kept = match way {
+            Way::Open => return futures::future::ready(arrive()).boxed(),
+            Way::Cut => return futures::future::ready(Err(CallError::Unsent("cut".into()))).boxed(),
+            // Whoever asked may have given up.
+            Way::KeepRequest => Kept::Request(Box::new(move || drop(sender.send(arrive())))),
+            Way::KeepReply => {
+                let reply = arrive();
+                Kept::Reply(Box::new(move || drop(sender.send(reply))))
+            }
+        };
+        lock(&self.kept).push(kept);
+        reply.map(|reply| reply.unwrap_or(Err(CallError::Lost("dropped".into())))).boxed()
     }
 }
 
@@ -286,7 +309,13 @@ impl Stage {
             let hints = Arc::new(|_, _| {});
             let inner = EmbeddedNode::new(Arc::clone(server), identity.clone(), NodeIndex(index), hints);
             let ways = Mutex::new((BTreeMap::new(), Way::Open));
-            Arc::new(Wire { inner, life: life.clone(), ways, kept: Mutex::default() })
+            Arc::new(Wire {
+                inner,
+                life: life.clone(),
+                ways,
+                kept: Mutex::default(),
+                looks: Mutex::default(),
+            })
         };
         let wires: Vec<Arc<Wire>> = (0..).zip(&self.table.servers).map(wire).collect();
         let nodes = wires.iter().map(|wire| wire.clone() as Arc<dyn Node>).collect();
@@ -524,6 +553,11 @@ impl Daemon {
     /// What becomes of one kind of operation.
     pub fn way_of(&self, node: u8, kind: u8, way: Way) {
         lock(&self.wires[usize::from(node)].ways).0.insert(kind, way);
+    }
+
+    /// Of each look without the script that it has sent to a node, how many registers it was about.
+    pub fn looks(&self, node: u8) -> Vec<usize> {
+        lock(&self.wires[usize::from(node)].looks).clone()
     }
 
     /// What was kept on the way to or from a node goes on.

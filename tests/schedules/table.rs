@@ -427,6 +427,7 @@ impl<K: Kind> Round<'_, K> {
                 self.view = self.daemon.view.borrow().clone();
                 self.number += 1;
             }
+            Action::Look(_) => unreachable!("a round of one register asks for no others"),
             Action::Wait(_) => {}
             Action::Rest(_) => {
                 self.rests = true;

@@ -25,6 +25,7 @@ pub use self::keyspace::{Entry, Keyspace};
 pub use self::sorted_set::SortedSet;
 use super::handshake::{self, Inspection, Welcome};
 use super::keyspace::{changes_channel, daemon_channel};
+use super::peek::{Peeked, Question};
 use super::{CallError, Hint, HintSink, Identity, Node, NodeState, script};
 use crate::ids::NodeIndex;
 
@@ -202,6 +203,21 @@ impl EmbeddedServer {
         result
     }
 
+    /// TIME, SCRIPT EXISTS and MGET.
+    fn show(&self, connection: u64, script: &str, question: &Question) -> Result<Peeked, CallError> {
+        let inner = self.inner();
+        inner.check(connection)?;
+        if !inner.loaded.contains(script) {
+            return Err(CallError::Unsent(NOSCRIPT.into()));
+        }
+        let store = inner.interpreter.store();
+        let value = |key: &Bytes| match store.keyspace.get(key) {
+            Some(Entry::Bytes(value)) => Some(value.clone()),
+            Some(Entry::Sorted(_)) | None => None,
+        };
+        Ok(Peeked { now_us: (self.clock)(), values: question.keys().iter().map(value).collect() })
+    }
+
     fn load(&self, script: &str) {
         self.inner().loaded.insert(script.to_owned());
     }
@@ -235,6 +251,13 @@ pub fn eval(script: &str, argument: &[u8]) -> Result<Bytes, String> {
 const NOSCRIPT: &str = "NOSCRIPT No matching script. Please use EVAL.";
 
 impl Inner {
+    fn check(&self, connection: u64) -> Result<(), CallError> {
+        if self.connections.contains_key(&connection) {
+            return Ok(());
+        }
+        Err(CallError::Unsent("the connection to the embedded server is closed".into()))
+    }
+
     /// Runs a script; what it returned, and the hints that it published.
     fn run(
         &mut self,
@@ -243,9 +266,7 @@ impl Inner {
         argument: &[u8],
         now_us: u64,
     ) -> Result<(Result<Bytes, CallError>, Deliveries), CallError> {
-        if !self.connections.contains_key(&connection) {
-            return Err(CallError::Unsent("the connection to the embedded server is closed".into()));
-        }
+        self.check(connection)?;
         self.interpreter.store().now_us = now_us;
         let result = self.interpreter.run(script, argument);
         let published = std::mem::take(&mut self.interpreter.store().published);
@@ -419,10 +440,15 @@ impl EmbeddedNode {
             connection
         };
         let result = self.server.evalsha(connection, &self.batch, payload);
-        if matches!(&result, Err(CallError::Unsent(reason)) if reason.as_ref() == NOSCRIPT) {
+        self.heed(&result);
+        result
+    }
+
+    /// A server without the script needs a new handshake.
+    fn heed<T>(&self, result: &Result<T, CallError>) {
+        if matches!(result, Err(CallError::Unsent(reason)) if reason.as_ref() == NOSCRIPT) {
             self.connect();
         }
-        result
     }
 }
 
@@ -452,6 +478,26 @@ impl Node for EmbeddedNode {
             }
         }
         .boxed()
+    }
+
+    fn peek(&self, question: Question) -> BoxFuture<'static, Result<Peeked, CallError>> {
+        let node = self.this.upgrade();
+        async move {
+            let node = node.ok_or_else(|| CallError::Unsent("the node was dropped".into()))?;
+            let link = node.link();
+            let Some(connection) = link.connection else {
+                return Err(CallError::Unsent(link.state.to_string().into()));
+            };
+            drop(link);
+            let shown = node.server.show(connection, &node.batch, &question);
+            node.heed(&shown);
+            shown
+        }
+        .boxed()
+    }
+
+    fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     fn reset(&self, reason: &str) {

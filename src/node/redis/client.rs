@@ -12,12 +12,13 @@ use fred::prelude::{
 };
 use fred::rustls::{ClientConfig, RootCertStore, crypto};
 use fred::rustls_native_certs::load_native_certs;
-use fred::types::{ConnectHandle, CustomCommand, RespVersion};
+use fred::types::{ConnectHandle, CustomCommand, RespVersion, Value};
 
 use super::RedisOptions;
 use crate::config::NodeServer;
 use crate::node::CallError;
 use crate::node::handshake::{Inspection, Refusal};
+use crate::node::peek::{Peeked, Question};
 use crate::tls;
 
 /// Why there is no connection.
@@ -206,6 +207,32 @@ pub(super) async fn load(client: &Client, script: &str) -> Result<String, Failur
 pub(super) async fn evalsha(client: &Client, digest: &str, argument: Bytes) -> Result<Bytes, Error> {
     client.evalsha(digest, Vec::<String>::new(), vec![argument]).await
 }
+
+/// Shows what is stored, and the clock before it; where the script is not loaded, the error of EVALSHA.
+pub(super) async fn peek(client: &Client, digest: &str, question: &Question) -> Result<Peeked, Error> {
+    let all = client.pipeline();
+    let time = CustomCommand::new_static("TIME", None::<u16>, false);
+    let _: () = all.custom(time, Vec::<Value>::new()).await?;
+    let exists = CustomCommand::new_static("SCRIPT EXISTS", None::<u16>, false);
+    let _: () = all.custom(exists, vec![digest]).await?;
+    let mget = CustomCommand::new_static("MGET", None::<u16>, false);
+    let keys: Vec<Value> = question.keys().iter().map(|key| Value::Bytes(key.clone())).collect();
+    let _: () = all.custom(mget, keys).await?;
+    let ((seconds, micros), (loaded,), values): ((u64, u64), (u64,), Vec<Value>) = all.all().await?;
+    if loaded == 0 {
+        return Err(Error::new(ErrorKind::Unknown, NOSCRIPT));
+    }
+    let bytes = |value| match value {
+        Value::Bytes(bytes) => Some(bytes),
+        Value::String(text) => Some(text.into_inner()),
+        _ => None,
+    };
+    let values = values.into_iter().map(bytes).collect();
+    Ok(Peeked { now_us: seconds * 1_000_000 + micros, values })
+}
+
+/// What a server says where the script is not loaded.
+const NOSCRIPT: &str = "NOSCRIPT No matching script. Please use EVAL.";
 
 /// Subscribes, or no longer. fred takes these commands for answered once they are sent, and gives an error reply to the
 /// command that waits next; so a PING follows, and nothing else may run on this connection.

@@ -38,6 +38,7 @@ use tracing::{debug, info, warn};
 use self::client::{Connected, Failure};
 use super::handshake::{self, Refusal, Welcome};
 use super::keyspace::{changes_channel, daemon_channel};
+use super::peek::{Peeked, Question};
 use super::{CallError, Hint, HintSink, Identity, Node, NodeState, script, wire};
 use crate::config::{NodeAddress, Secret};
 use crate::ids::NodeIndex;
@@ -212,6 +213,35 @@ impl RedisNode {
     }
 }
 
+impl RedisNode {
+    /// Asks something on the connection that there is now, and gives it up if that is no good any more.
+    fn ask<T, F>(
+        &self,
+        question: impl FnOnce(Live) -> F + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, CallError>>
+    where
+        F: Future<Output = Result<T, fred::error::Error>> + Send,
+    {
+        let live = {
+            let link = self.shared.link();
+            link.live.clone().ok_or_else(|| CallError::Unsent(link.state.to_string().into()))
+        };
+        let shared = self.shared.clone();
+        async move {
+            let live = live?;
+            let (ended, generation) = (live.ended.clone(), live.generation);
+            let (result, reset) = shared.reply(question(live), ended).await;
+            if let (true, Err(CallError::Unsent(reason) | CallError::Lost(reason))) = (reset, &result)
+                && shared.give_up_generation(generation, reason)
+            {
+                shared.order(Order::Reset(generation));
+            }
+            result
+        }
+        .boxed()
+    }
+}
+
 impl Drop for RedisNode {
     fn drop(&mut self) {
         self.shared.give_up("the node was dropped");
@@ -229,22 +259,15 @@ impl Node for RedisNode {
     }
 
     fn call(&self, payload: Bytes) -> BoxFuture<'static, Result<Bytes, CallError>> {
-        let live = {
-            let link = self.shared.link();
-            link.live.clone().ok_or_else(|| CallError::Unsent(link.state.to_string().into()))
-        };
-        let shared = self.shared.clone();
-        async move {
-            let live = live?;
-            let (result, reset) = shared.call(&live, payload).await;
-            if let (true, Err(CallError::Unsent(reason) | CallError::Lost(reason))) = (reset, &result)
-                && shared.give_up_generation(live.generation, reason)
-            {
-                shared.order(Order::Reset(live.generation));
-            }
-            result
-        }
-        .boxed()
+        self.ask(|live| async move { client::evalsha(&live.client, &live.digest, payload).await })
+    }
+
+    fn peek(&self, question: Question) -> BoxFuture<'static, Result<Peeked, CallError>> {
+        self.ask(|live| async move { client::peek(&live.client, &live.digest, &question).await })
+    }
+
+    fn identity(&self) -> &Identity {
+        &self.shared.identity
     }
 
     fn reset(&self, reason: &str) {
@@ -313,22 +336,26 @@ impl Shared {
         }
     }
 
-    /// Sends one batch; also says whether the connection is no good any more.
-    async fn call(&self, live: &Live, payload: Bytes) -> (Result<Bytes, CallError>, bool) {
+    /// Waits for a reply on a connection that ends with `ended`; also says whether the connection is no good any more.
+    async fn reply<T>(
+        &self,
+        reply: impl Future<Output = Result<T, fred::error::Error>>,
+        ended: SharedFuture<BoxFuture<'static, Arc<str>>>,
+    ) -> (Result<T, CallError>, bool) {
         let timeout = self.options.call_timeout;
         let deadline = self.runtime.clock.now() + timeout;
-        let reply = client::evalsha(&live.client, &live.digest, payload).fuse();
+        let reply = reply.fuse();
         futures::pin_mut!(reply);
         select_biased! {
             reply = reply => match reply {
                 Ok(reply) => (Ok(reply), false),
-                Err(error) => match (client::call_error(&error), live.ended.clone().now_or_never()) {
+                Err(error) => match (client::call_error(&error), ended.clone().now_or_never()) {
                     // fred only says that its channel is closed; why is known here.
                     ((CallError::Lost(_), _), Some(reason)) => (Err(CallError::Lost(reason)), false),
                     ((error, reset), _) => (Err(error), reset),
                 },
             },
-            reason = live.ended.clone() => (Err(CallError::Lost(reason)), false),
+            reason = ended.clone() => (Err(CallError::Lost(reason)), false),
             () = self.runtime.clock.sleep_until(deadline).fuse() => {
                 (Err(CallError::Lost(format!("no reply within {timeout:?}").into())), true)
             }
@@ -380,6 +407,16 @@ impl Shared {
             let message = error.details().to_owned();
             return Err(match client::call_error(&error).0 {
                 CallError::Unsent(_) => Failure::Refused(Refusal::Denied { command: "EVALSHA", message }),
+                CallError::Lost(reason) => Failure::Unreachable(reason),
+            });
+        }
+        // And one without what a look wants.
+        if let Err(error) = client::peek(client, &digest, &Question::about(&[])).await {
+            let message = error.details().to_owned();
+            return Err(match client::call_error(&error).0 {
+                CallError::Unsent(_) => {
+                    Failure::Refused(Refusal::Denied { command: "TIME, SCRIPT EXISTS or MGET", message })
+                }
                 CallError::Lost(reason) => Failure::Unreachable(reason),
             });
         }

@@ -107,7 +107,8 @@ fn needed(identity: &Identity) -> Vec<String> {
     ];
     let of_key = of_key.into_iter().chain(["ZRANGE _ 0 0", "ZRANGEBYSCORE _ 0 0", "ZRANGEBYLEX _ - +"]);
     let of_key = of_key.map(|words| words.replace('_', key));
-    let others = ["INFO", "PING", "TIME", "SCAN 0", "SCRIPT LOAD x", "EVALSHA x 0"].map(str::to_owned);
+    let others = ["INFO", "PING", "TIME", "SCAN 0", "SCRIPT LOAD x", "SCRIPT EXISTS x", "EVALSHA x 0"]
+        .map(str::to_owned);
     let of_channel = ["SUBSCRIBE", "PUBLISH", "PUBSUB NUMSUB"].map(|words| match words {
         "PUBLISH" => format!("{words} {changes} x"),
         _ => format!("{words} {changes}"),

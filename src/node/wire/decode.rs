@@ -8,7 +8,7 @@ use crate::ids::{MemoryId, ProposerId};
 use crate::limits;
 use crate::node::memory_from_wire;
 use crate::node::operation::{
-    Answer, Census, Claimed, Held, JoinState, Page, Place, Record, RegisterKey, Reported, Stamp, Told,
+    Answer, Census, Claimed, Held, JoinState, Page, Place, Record, RegisterKey, Reported, Shown, Stamp, Told,
 };
 use crate::token::{Ballot, Token};
 
@@ -45,6 +45,11 @@ pub enum BatchReply {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the reply of the script can't be read ({0})")]
 pub struct Malformed(&'static str);
+
+impl Malformed {
+    /// A look was answered with more or fewer values than it asked for.
+    pub const VALUES: Self = Self("as many values as keys expected");
+}
 
 struct Reader<'a>(&'a [u8]);
 
@@ -250,6 +255,16 @@ pub fn decode_record(raw: &[u8], now_us: u64) -> Result<Record, Malformed> {
     Ok(Record { promise, ballot, value, vid, recent, ages, copied, listed, guard, place })
 }
 
+/// Reads of a record in its stored form what shows whether others hold the same.
+///
+/// # Errors
+/// [`Malformed`] for anything that `accept` does not store, as far as it is read.
+pub fn show(raw: &Bytes) -> Result<Shown, Malformed> {
+    let mut input = Reader(raw);
+    let (promise, ballot, copied) = (input.ballot()?, input.ballot()?, input.number()? != 0);
+    Ok(Shown { promise, ballot, copied, raw: raw.clone() })
+}
+
 /// The vids that `vids_after` wrote.
 fn decode_vids(first: Ballot, mut input: Reader<'_>) -> Result<Vec<Ballot>, Malformed> {
     let mut vids = Vec::with_capacity(limits::RECENT_MAX);
@@ -297,6 +312,7 @@ mod tests {
         #[test]
         fn no_record_makes_the_decoder_panic(bytes: Vec<u8>) {
             let _ = decode_record(&bytes, 0);
+            let _ = show(&bytes.clone().into());
             let _ = decode_vids(Ballot::ZERO, Reader(&bytes));
         }
 

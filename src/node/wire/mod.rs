@@ -6,5 +6,5 @@
 mod decode;
 mod encode;
 
-pub use decode::{BatchReply, Malformed, decode, decode_record};
+pub use decode::{BatchReply, Malformed, decode, decode_record, show};
 pub use encode::{Encoded, encode};

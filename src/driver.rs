@@ -20,7 +20,7 @@ use crate::members::{Board, EventKind, View, Views};
 use crate::meter::Meter;
 use crate::mutant::{self, Mutant};
 use crate::node::batch::{Batcher, Delivery, Reply, memory_of};
-use crate::node::operation::{Answer, Operation};
+use crate::node::operation::{Answer, Operation, RegisterKey};
 use crate::node::peek::Question;
 use crate::node::wire::Encoded;
 use crate::node::{Node, NodeState};
@@ -48,8 +48,9 @@ pub enum Word {
 pub enum Action<O> {
     /// Send this to all members; words of earlier rounds no longer matter.
     Send(Operation),
-    /// Ask this of all members; words of earlier rounds no longer matter. Each answers [`Answer::Looked`].
-    Look(Question),
+    /// Ask all members what they hold of these registers; words of earlier rounds no longer matter. Each answers
+    /// [`Answer::Looked`].
+    Look(Arc<[RegisterKey]>),
     /// Wait for more words, at most so long if a length is given.
     Wait(Option<Duration>),
     /// Rest, then call [`Machine::on_wake`]. Words that come meanwhile no longer matter.
@@ -373,8 +374,8 @@ impl<'a> Drive<'a> {
                     self.round.asked = Some(Asked::Operation(operation.encode()));
                     self.send();
                 }
-                Action::Look(question) => {
-                    self.round.asked = Some(Asked::Look(question));
+                Action::Look(keys) => {
+                    self.round.asked = Some(Asked::Look(Question::about(&keys)));
                     self.send();
                 }
                 Action::Wait(length) => {
@@ -606,7 +607,7 @@ mod tests {
     use crate::members::{Loss, MemberList};
     use crate::node::Identity;
     use crate::node::embedded::{EmbeddedNode, EmbeddedServer};
-    use crate::node::operation::{Accept, RegisterKey, Stamp};
+    use crate::node::operation::{Accept, Stamp};
     use crate::runtime::system;
 
     /// Sends what it was given, and says whether that went out.

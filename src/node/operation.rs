@@ -358,7 +358,7 @@ pub struct Shown {
     pub ballot: Ballot,
     /// The value came by a merge and not from a round.
     pub copied: bool,
-    /// For [`super::wire::decode_record`].
+    /// For [`Shown::record`].
     pub raw: Bytes,
 }
 

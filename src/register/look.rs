@@ -4,6 +4,8 @@
 //! register, is the rule of every read ([`super::reader`]); where it is not, or where the look would change something,
 //! the register is read by a round of its own.
 
+use std::sync::Arc;
+
 use super::age::Ages;
 use super::reader::agree;
 use super::{Attempt, Kind, Verdict};
@@ -11,15 +13,13 @@ use crate::driver::{Action, Context, Machine, Word};
 use crate::ids::NodeIndex;
 use crate::mutant::{self, Mutant};
 use crate::node::operation::{Answer, Looked, RegisterKey, Shown};
-use crate::node::peek::Question;
-use crate::node::wire::decode_record;
 use crate::quorum::{ClusterSize, Tally, Verdict as Count};
 use crate::token::Ballot;
 
 /// The machine. See the module.
 #[derive(Debug)]
 pub struct Looker {
-    question: Question,
+    keys: Arc<[RegisterKey]>,
     size: ClusterSize,
     tally: Tally,
     answers: Vec<Looked>,
@@ -36,8 +36,8 @@ pub struct Sight {
 
 impl Looker {
     /// A look at these registers, each named once.
-    pub fn new(keys: &[RegisterKey], size: ClusterSize) -> Self {
-        Self { question: Question::about(keys), size, tally: Tally::new(size), answers: Vec::new() }
+    pub fn new(keys: Arc<[RegisterKey]>, size: ClusterSize) -> Self {
+        Self { keys, size, tally: Tally::new(size), answers: Vec::new() }
     }
 
     fn enough(&mut self) -> Action<Option<Sight>> {
@@ -57,12 +57,12 @@ impl Machine for Looker {
     type Outcome = Option<Sight>;
 
     fn start(&mut self, _: &Context<'_>) -> Action<Self::Outcome> {
-        Action::Look(self.question.clone())
+        Action::Look(self.keys.clone())
     }
 
     fn on_word(&mut self, node: NodeIndex, word: Word, _: &Context<'_>) -> Action<Self::Outcome> {
         match word {
-            Word::Answer(Answer::Looked(looked)) if looked.rows.len() == self.question.registers() => {
+            Word::Answer(Answer::Looked(looked)) if looked.rows.len() == self.keys.len() => {
                 if self.tally.count(node, true) {
                     self.answers.push(looked);
                 }
@@ -101,14 +101,14 @@ impl Sight {
             return None;
         }
         let value = match agreement.highest {
-            Some(shown) => K::decode(&decode_record(&shown.raw, 0).ok()?.value).ok()?,
+            Some(shown) => K::decode(&shown.record(0).ok()?.value).ok()?,
             None => K::Value::default(),
         };
         let ages = if K::stamps(&value).is_empty() {
             Ages::unasked(self.size)
         } else {
             let of = |(now_us, shown): (u64, Option<&Shown>)| {
-                shown.map(|shown| decode_record(&shown.raw, now_us).map(|record| record.ages))
+                shown.map(|shown| shown.record(now_us).map(|record| record.ages))
             };
             let answers = rows().filter_map(of).collect::<Result<_, _>>().ok()?;
             Ages::of(self.size, answers, self.outstanding)

@@ -101,8 +101,8 @@ fn q_words_make_a_sight_and_words_under_another_list_do_not_count() {
         ("0+ R 1+ 0+", "sees"),
     ] {
         let context = Context { now: Moment::ZERO, tokens: &|_| Token::ZERO, jitter: &|length| length };
-        let mut looker = Looker::new(&[RegisterKey::new('t', "a")], three());
-        assert!(matches!(looker.start(&context), Action::Look(question) if question.registers() == 1));
+        let mut looker = Looker::new([RegisterKey::new('t', "a")].into(), three());
+        assert!(matches!(looker.start(&context), Action::Look(keys) if keys.len() == 1));
         let mut end = "waits";
         for word in words.split(' ') {
             let (node, rows) = match word.split_at(1) {

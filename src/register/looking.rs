@@ -117,7 +117,7 @@ impl<K: Kind> Looking<K> {
         let latest = looks.iter().map(|look| look.deadline).max().expect("a round is not empty");
         let limit = latest.min(started + PATIENCE);
         let span = round_span(looks.iter().map(|look| &look.span));
-        let mut looker = Looker::new(&keys, self.cluster.size);
+        let mut looker = Looker::new(keys.into(), self.cluster.size);
         let sight = drive(&self.cluster, &mut looker, limit).instrument(span).await;
         let meter = self.cluster.meter.kinds.of(K::LETTER);
         if sight.is_some() {

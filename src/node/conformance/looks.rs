@@ -60,7 +60,7 @@ pub(super) async fn a_look_shows_what_reads_show(subject: &dyn Subject) {
     assert_eq!(now_us / 1_000_000, START + 7);
     assert_eq!(rows.len(), names.len());
     for (name, shown) in names.iter().zip(&rows) {
-        let decode = |shown: &Shown| wire::decode_record(&shown.raw, now_us).expect("as it is stored");
+        let decode = |shown: &Shown| shown.record(now_us).expect("as it is stored");
         let record = shown.as_ref().map(decode);
         let head = shown.as_ref().map(|Shown { promise, ballot, copied, .. }| (*promise, *ballot, *copied));
         assert_eq!(head, record.as_ref().map(|record| (record.promise, record.ballot, record.copied)));

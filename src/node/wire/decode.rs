@@ -265,6 +265,16 @@ pub fn show(raw: &Bytes) -> Result<Shown, Malformed> {
     Ok(Shown { promise, ballot, copied, raw: raw.clone() })
 }
 
+impl Shown {
+    /// The record, with ages by this clock of its node.
+    ///
+    /// # Errors
+    /// [`Malformed`] for anything that `accept` does not store.
+    pub fn record(&self, now_us: u64) -> Result<Record, Malformed> {
+        decode_record(&self.raw, now_us)
+    }
+}
+
 /// The vids that `vids_after` wrote.
 fn decode_vids(first: Ballot, mut input: Reader<'_>) -> Result<Vec<Ballot>, Malformed> {
     let mut vids = Vec::with_capacity(limits::RECENT_MAX);

@@ -32,7 +32,7 @@ use crate::upkeep::membership::MembershipSettings;
 use crate::upkeep::{self, Sweeps, UpkeepSettings};
 
 /// A node that nobody has reached for so long is out: some cuts of a run are longer.
-const OUT_AFTER: Duration = Duration::from_secs(6);
+pub(super) const OUT_AFTER: Duration = Duration::from_secs(6);
 /// Between two comparisons: some in each run.
 const COMPARING_INTERVAL: Duration = Duration::from_secs(15);
 const LOCKED: &str = "no holder of this lock panics";

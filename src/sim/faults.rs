@@ -1,20 +1,23 @@
 //! The faults of a run, one after another, and the healing at the end.
 //!
-//! Bounded by what is promised (`docs/protocol.md`): at any time fewer than q nodes have lost their memory and are not
-//! members again, unless all restart at once and keep what they had; fewer than q clocks jump.
+//! Bounded by what is promised (`docs/protocol.md`): at any time fewer than q nodes have lost their memory, or have been out of
+//! reach for so long that they may be put out, and are not members again, unless all restart at once and keep what they had;
+//! fewer than q clocks jump.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::FutureExt;
 
-use super::daemon::{Daemons, SimDaemon};
+use super::daemon::{Daemons, OUT_AFTER, SimDaemon};
 use super::host::{Host, Remains};
 use super::judge::Judge;
 use super::network::Weather;
 use super::options::Options;
 use super::random::Random;
 use super::world::{NOBODY, Stalls, World};
+use crate::ids::MemoryId;
 use crate::node::embedded::Keyspace;
 
 /// Longest pause of a daemon and longest freeze of a server, in milliseconds: longer than any lease of a run.
@@ -23,6 +26,10 @@ const PAUSE_MS_MAX: u64 = 12_000;
 const CUT_MS_MAX: u64 = 8_000;
 /// How often servers are noted for restarts that bring old data back.
 const SNAPSHOT_EVERY: Duration = Duration::from_secs(1);
+
+/// How often it is looked who has been out of reach.
+const UNREACHED_LOOK: Duration = Duration::from_millis(250);
+const LOCKED: &str = "no holder of this lock panics";
 
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +97,8 @@ pub struct Rage {
     pub judge: Arc<Judge>,
     /// The accidents.
     pub random: Random,
+    /// Nodes that may be put out, with the memory that they had then.
+    pub unreached: Arc<Mutex<BTreeMap<usize, Option<MemoryId>>>>,
 }
 
 impl Rage {
@@ -99,6 +108,7 @@ impl Rage {
         let may_jump = self.random.pick(self.hosts.len(), fewer);
         let end = self.world.now() + self.options.faults_for;
         self.keep_snapshots();
+        self.note_unreached();
         self.bad_weather();
         while self.world.now() < end && !self.options.faults.is_empty() {
             let pause = self.random.below(self.options.fault_every.as_millis() as u64);
@@ -121,9 +131,36 @@ impl Rage {
     /// Nodes that may lose their memory now.
     fn may_forget(&self) -> Vec<usize> {
         let all = 0..self.hosts.len();
-        let lost: Vec<usize> = all.clone().filter(|node| !self.daemons.is_whole(*node)).collect();
+        let on_its_way_out = |node| {
+            let unreached = self.unreached.lock().expect(LOCKED);
+            unreached.get(&node).is_some_and(|memory| *memory == self.hosts[node].memory())
+        };
+        let lost: Vec<usize> =
+            all.clone().filter(|node| !self.daemons.is_whole(*node) || on_its_way_out(*node)).collect();
         let quorum = self.daemons.size().quorum();
         all.filter(|node| lost.len() + usize::from(!lost.contains(node)) < quorum).collect()
+    }
+
+    /// Notes who has been out of reach for so long that it may be put out. A list that does so may be under way for long, and so
+    /// the node counts as without its memory until it has another, whatever is reached meanwhile.
+    fn note_unreached(&self) {
+        let (world, hosts, unreached) = (self.world.clone(), self.hosts.clone(), self.unreached.clone());
+        let quorum = self.daemons.size().quorum();
+        let looks = self.options.faults_for.as_millis() / UNREACHED_LOOK.as_millis();
+        let task = async move {
+            for _ in 0..looks {
+                let told: Vec<Vec<Duration>> = hosts.iter().map(|host| host.unreached()).collect();
+                for (node, host) in hosts.iter().enumerate() {
+                    let long =
+                        told.iter().filter(|told| told.get(node).is_some_and(|length| *length >= OUT_AFTER));
+                    if long.count() >= quorum {
+                        unreached.lock().expect(LOCKED).insert(node, host.memory());
+                    }
+                }
+                world.sleep(UNREACHED_LOOK).await;
+            }
+        };
+        self.world.spawn(NOBODY, task.boxed());
     }
 
     fn keep_snapshots(&self) {

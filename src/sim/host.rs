@@ -37,6 +37,23 @@ impl Remains {
     }
 }
 
+/// What a server was told of the nodes (`report.lua`).
+const SEEN_KEY: &[u8] = b"majorityd:seen";
+
+/// The first field of each row: since when no daemon has reached a node.
+fn times_in(mut seen: &[u8]) -> Option<Vec<u64>> {
+    let rows = rmp::decode::read_array_len(&mut seen).ok()?;
+    let row = |_| {
+        rmp::decode::read_array_len(&mut seen).ok()?;
+        let since = rmp::decode::read_int(&mut seen).ok()?;
+        let memory = rmp::decode::read_str_len(&mut seen).ok()?;
+        seen = seen.get(memory as usize..)?;
+        let _writes: u64 = rmp::decode::read_int(&mut seen).ok()?;
+        Some(since)
+    };
+    (0..rows).map(row).collect()
+}
+
 /// A server and its machine.
 pub struct Host {
     /// The server.
@@ -125,6 +142,15 @@ impl Host {
         let keyspace = self.server.keyspace();
         let Some(Entry::Bytes(record)) = keyspace.get(NODE_KEY.as_bytes()) else { return None };
         handshake::memory_of(record, &self.server.run_id())
+    }
+
+    /// For how long no daemon has said that it reached each node, by the server's clock.
+    pub fn unreached(&self) -> Vec<Duration> {
+        let keyspace = self.server.keyspace();
+        let Some(Entry::Bytes(seen)) = keyspace.get(SEEN_KEY) else { return Vec::new() };
+        let now_us = self.server.clock_us();
+        let since = times_in(seen).unwrap_or_default();
+        since.into_iter().map(|since| Duration::from_micros(now_us.saturating_sub(since))).collect()
     }
 
     /// Starts the server anew with what remains.

@@ -118,6 +118,7 @@ fn run_with(world: &World, options: Options, mut random: Random) -> Report {
         daemons: daemons.clone(),
         judge: judge.clone(),
         random,
+        unreached: Arc::default(),
     };
     let (calmed, calm_judge, calm_world) = (clients.clone(), judge.clone(), world.clone());
     let story = async move {

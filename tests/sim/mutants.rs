@@ -25,7 +25,7 @@ const CAUGHT_WITHIN: &[(Mutant, u64)] = &[
     (Mutant::ExtendByAnyone, 5),
     (Mutant::FenceIgnored, 5),
     (Mutant::FenceRefusesEqual, 5),
-    (Mutant::IndexTrusted, 5),
+    (Mutant::IndexTrusted, 20),
     (Mutant::LeasesOnFewer, 25),
     (Mutant::PutsAgain, 5),
     (Mutant::ItemTokenStays, 5),

@@ -108,6 +108,11 @@ impl EmbeddedServer {
         format!("{:016x}{run:024x}", self.name)
     }
 
+    /// What its clock shows, in microseconds of Unix time.
+    pub fn clock_us(&self) -> u64 {
+        (self.clock)()
+    }
+
     /// A copy of the data.
     pub fn keyspace(&self) -> Keyspace {
         self.inner().interpreter.store().keyspace.clone()
@@ -215,7 +220,7 @@ impl EmbeddedServer {
             Some(Entry::Bytes(value)) => Some(value.clone()),
             Some(Entry::Sorted(_)) | None => None,
         };
-        Ok(Peeked { now_us: (self.clock)(), values: question.keys().iter().map(value).collect() })
+        Ok(Peeked { now_us: self.clock_us(), values: question.keys().iter().map(value).collect() })
     }
 
     fn load(&self, script: &str) {

@@ -821,8 +821,8 @@ async fn a_flushed_node_does_nothing_and_has_no_memory_afterwards(subject: &dyn 
     assert_eq!(welcome.memory, None);
 }
 
-async fn a_foreign_node_does_nothing(subject: &dyn Subject) {
-    let connection = member(subject).await;
+/// The node record, but of another index.
+fn foreign_record(subject: &dyn Subject) -> Entry {
     let Some(Entry::Bytes(node)) = subject.dump().get(NODE_KEY.as_bytes()).cloned() else {
         panic!("a node record")
     };
@@ -831,7 +831,12 @@ async fn a_foreign_node_does_nothing(subject: &dyn Subject) {
     let mut foreign = node.to_vec();
     assert_eq!(foreign[at], INDEX.0);
     foreign[at] = 2;
-    subject.put(NODE_KEY.as_bytes(), Entry::Bytes(foreign.into()));
+    Entry::Bytes(foreign.into())
+}
+
+async fn a_foreign_node_does_nothing(subject: &dyn Subject) {
+    let connection = member(subject).await;
+    subject.put(NODE_KEY.as_bytes(), foreign_record(subject));
     let before = subject.dump();
     let reply = connection.send(founding(), &[put("a", ballot(1, 1), "x")]).await;
     assert_eq!(reply, Ok(BatchReply::Foreign));

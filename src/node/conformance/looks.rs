@@ -102,15 +102,8 @@ pub(super) async fn looks_are_gated_like_reads(subject: &dyn Subject) {
 
 pub(super) async fn a_look_at_a_flushed_or_foreign_node_shows_nothing(subject: &dyn Subject) {
     let connection = member(subject).await;
-    let Some(Entry::Bytes(node)) = subject.dump().get(NODE_KEY.as_bytes()).cloned() else {
-        panic!("a node record")
-    };
-    let at = 1 + 1 + 1 + CLUSTER.len() + 1;
-    let mut foreign = node.to_vec();
-    assert_eq!(foreign[at], INDEX.0);
-    foreign[at] = 2;
-    for record in [foreign.into(), Bytes::from_static(b"x")] {
-        subject.put(NODE_KEY.as_bytes(), Entry::Bytes(record));
+    for record in [foreign_record(subject), Entry::Bytes(Bytes::from_static(b"x"))] {
+        subject.put(NODE_KEY.as_bytes(), record);
         assert_eq!(connection.look(founding(), &["a"]).await, BatchReply::Foreign);
     }
     subject.wipe();

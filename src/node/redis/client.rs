@@ -189,7 +189,12 @@ pub(super) async fn time_us(client: &Client) -> Result<u64, Failure> {
     let time = CustomCommand::new_static("TIME", None::<u16>, false);
     let (seconds, micros): (u64, u64) =
         client.custom(time, Vec::<String>::new()).await.map_err(|error| failure("TIME", &error))?;
-    Ok(seconds * 1_000_000 + micros)
+    Ok(unix_us(seconds, micros))
+}
+
+/// What TIME says; a server may say anything.
+fn unix_us(seconds: u64, micros: u64) -> u64 {
+    seconds.saturating_mul(1_000_000).saturating_add(micros)
 }
 
 /// Runs a script once.
@@ -228,7 +233,7 @@ pub(super) async fn peek(client: &Client, digest: &str, question: &Question) -> 
         _ => None,
     };
     let values = values.into_iter().map(bytes).collect();
-    Ok(Peeked { now_us: seconds * 1_000_000 + micros, values })
+    Ok(Peeked { now_us: unix_us(seconds, micros), values })
 }
 
 /// What a server says where the script is not loaded.

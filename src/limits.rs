@@ -106,8 +106,12 @@ pub const BATCHES_IN_FLIGHT_MAX: usize = 3;
 pub const BATCHES_OVERLAP_AFTER: Duration = Duration::from_millis(1);
 /// Operations that may wait for one node; past this they are refused at once instead of growing old.
 pub const OPERATIONS_QUEUED_MAX: usize = 65_536;
-/// Looks without the script that may be under way to one node.
-pub const LOOKS_IN_FLIGHT_MAX: usize = 64;
+/// Looks without the script that may be under way to one node. Of one that has been silent the answers come all at once.
+pub const LOOKS_IN_FLIGHT_MAX: usize = 8;
+/// Rounds of looks that are under way at a time: as with batches.
+pub const LOOK_ROUNDS_MAX: usize = BATCHES_IN_FLIGHT_MAX;
+/// Bytes of records that one round of looks is to bring from each node, unless a single record is larger.
+pub const LOOK_BYTES_MAX: usize = 4 << 20;
 /// Changes of one key that one round applies together.
 pub const GROUP_MAX: usize = 128;
 /// Changes that may wait for one key in one daemon.

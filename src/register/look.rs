@@ -91,9 +91,9 @@ impl Machine for Looker {
 }
 
 impl Sight {
-    /// What a change that only looks answers at the register in this place; `None` where a round of its own must say, because
-    /// a write is half way, something has aged, or the record can't be read.
-    pub fn answer<K: Kind>(&self, place: usize, change: &K::Change) -> Option<K::Answer> {
+    /// What is to be seen of the register in this place; `None` where a round of its own must say, because a write is half way
+    /// or the record can't be read.
+    pub fn of<K: Kind>(&self, place: usize) -> Option<Sighted<K>> {
         let rows = || self.answers.iter().map(|looked| (looked.now_us, looked.rows[place].as_ref()));
         let agreement = agree(rows().map(|(_, shown)| shown), self.size);
         let sloppy = mutant::is_on(Mutant::AnswersUnfinished) || mutant::is_on(Mutant::ReadsFromOne);
@@ -113,7 +113,28 @@ impl Sight {
             let answers = rows().filter_map(of).collect::<Result<_, _>>().ok()?;
             Ages::of(self.size, answers, self.outstanding)
         };
-        match K::apply(change, &value, &Attempt::new(Ballot::ZERO, &ages)) {
+        Some(Sighted { value, ages })
+    }
+
+    /// How many bytes of records a node showed, at most.
+    pub fn bytes(&self) -> usize {
+        let of = |looked: &Looked| looked.rows.iter().flatten().map(|shown| shown.raw.len()).sum();
+        self.answers.iter().map(of).max().unwrap_or(0)
+    }
+}
+
+/// One register's value, which is committed.
+#[derive(Debug)]
+pub struct Sighted<K: Kind> {
+    value: K::Value,
+    ages: Ages,
+}
+
+impl<K: Kind> Sighted<K> {
+    /// What a change that only looks answers; `None` where it would change something, because something has aged: that takes a
+    /// round of its own.
+    pub fn answer(&self, change: &K::Change) -> Option<K::Answer> {
+        match K::apply(change, &self.value, &Attempt::new(Ballot::ZERO, &self.ages)) {
             Verdict::Unchanged(answer) => Some(answer),
             Verdict::Changed(..) | Verdict::Deferred => None,
         }

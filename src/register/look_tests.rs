@@ -59,7 +59,7 @@ fn numbers(token: u64, count: u8, stamped: bool) -> Option<Shown> {
 fn found(change: &Append, rows: [Option<Shown>; 2], second: u64) -> Option<usize> {
     let now_us = second * SECOND_US;
     let answers = rows.into_iter().map(|row| Looked { now_us, rows: vec![None, row] }).collect();
-    Sight { size: three(), answers, outstanding: 1 }.answer::<Appending>(1, change)
+    Sight { size: three(), answers, outstanding: 1 }.of::<Appending>(1)?.answer(change)
 }
 
 #[test]

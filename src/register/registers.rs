@@ -16,7 +16,7 @@ use tracing::Instrument;
 
 use super::age::Ages;
 use super::claim::{Claimer, Gathered, Haul};
-use super::looking::{self, Looking};
+use super::looking::{self, Joined, Looking};
 use super::proposer::{Claim, Decided, Entry, Fate, Proposer, Warm};
 use super::room::Held;
 use super::{Kind, Promised, RegisterError};
@@ -311,11 +311,12 @@ impl<K: Kind> Registers<K> {
         debug_assert!(K::is_look(&change), "only looks go together: {change:?}");
         let inner = &self.inner;
         if !inner.is_busy(name)
-            && let Some(answer) = inner.looking.join(name, change.clone(), deadline)
+            && let Some(Joined { answer, is_prompt }) = inner.looking.join(name, change.clone(), deadline)
         {
             let clock = &inner.cluster.runtime.clock;
             let began = clock.now();
-            let answer = if deadline >= began + looking::PATIENCE {
+            // A timer for each look would be a fiftieth of its price.
+            let answer = if is_prompt && deadline >= began + looking::PROMPT {
                 answer.await.ok().flatten()
             } else {
                 match future::select(answer, clock.sleep_until(deadline)).await {

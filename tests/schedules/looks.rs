@@ -161,3 +161,91 @@ fn while_a_write_of_its_daemon_is_under_way_a_look_stands_in_line() {
     let got = get.ended().expect("the write is done").expect("there is a quorum");
     assert_eq!(got.map(|entry| entry.data), Some(Bytes::from("new")));
 }
+
+#[test]
+fn a_look_asks_for_as_many_values_as_are_no_burden() {
+    let stage = Stage::on(Table::laid(3));
+    let a = stage.daemon(1, RIGHT);
+    let names: Vec<String> = (0..12).map(|number| number.to_string()).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mib = "x".repeat(1 << 20);
+    for name in &names {
+        assert!(set(&stage, &a, name, &mib, None));
+    }
+    let all = vec![found(&mib); names.len()];
+    assert!(get(&stage, &a, &names, 0) == Some(all.clone()));
+    assert_eq!(a.looks(0), [12], "how large they are is not known before");
+    assert!(get(&stage, &a, &names, 0) == Some(all));
+    assert_eq!(a.looks(0), [12, 3, 3, 3, 3], "three and their heads are 4 MiB");
+    // However many want the same one.
+    assert!(get(&stage, &a, &[names[0]; 100], 0) == Some(vec![found(&mib); 100]));
+    assert_eq!(a.looks(0), [12, 3, 3, 3, 3, 1]);
+    // Small ones end that.
+    assert_eq!(get(&stage, &a, &["a", "b", "c", "d", "e"], 0), Some(vec![Ok(None); 5]));
+    assert_eq!(a.looks(0)[6..], [3, 2]);
+    assert_eq!(get(&stage, &a, &["a", "b", "c", "d", "e"], 0), Some(vec![Ok(None); 5]));
+    assert_eq!(a.looks(0)[8..], [5]);
+}
+
+#[test]
+fn few_looks_are_under_way_until_they_count_as_stuck() {
+    let stage = Stage::on(Table::laid(3));
+    let a = stage.daemon(1, RIGHT);
+    assert!(set(&stage, &a, "k", "x", None));
+    for node in [1, 2] {
+        a.way_of(node, READ, Way::KeepReply);
+    }
+    let mut calls = Vec::new();
+    let mut ask = |milliseconds: u64| {
+        let (keys, deadline) = (a.keys.clone(), a.deadline());
+        calls.push(stage.call(async move { keys.get(&key("k"), deadline).await }));
+        stage.pass(milliseconds);
+    };
+    for _ in 0..10 {
+        ask(2);
+    }
+    assert_eq!(a.looks(1).len(), limits::LOOK_ROUNDS_MAX);
+    stage.pass(250);
+    assert_eq!(a.looks(1).len(), limits::LOOK_ROUNDS_MAX + 1, "all that waited go together");
+    for _ in 0..20 {
+        ask(250);
+    }
+    assert_eq!(a.looks(1).len(), limits::LOOKS_IN_FLIGHT_MAX, "a node is not asked without end");
+    for node in [1, 2] {
+        a.way(node, Way::Open);
+        a.let_go(node);
+    }
+    stage.pass(2_000);
+    for call in calls {
+        let got = call.ended().expect("none is forgotten").expect("there is a quorum");
+        assert_eq!(got.map(|entry| entry.data), Some(Bytes::from("x")));
+    }
+}
+
+#[test]
+fn a_look_that_waits_for_others_ends_by_its_deadline() {
+    let stage = Stage::on(Table::laid(3));
+    let a = stage.daemon(1, RIGHT);
+    assert!(set(&stage, &a, "k", "x", None));
+    for node in [1, 2] {
+        a.way_of(node, READ, Way::KeepReply);
+    }
+    let ask = |milliseconds: u64| {
+        let (keys, deadline) = (a.keys.clone(), stage.table.now() + Duration::from_millis(milliseconds));
+        stage.call(async move { keys.get(&key("k"), deadline).await.map_err(|error| format!("{error:?}")) })
+    };
+    let under_way: Vec<_> = (0..limits::LOOK_ROUNDS_MAX)
+        .map(|_| {
+            let call = ask(10_000);
+            stage.pass(2);
+            call
+        })
+        .collect();
+    let waits = ask(100);
+    stage.pass(99);
+    assert!(waits.ended().is_none());
+    stage.pass(1);
+    let got = waits.ended().expect("its deadline has come");
+    assert!(got.as_ref().is_err_and(|error| error.starts_with("Register(DeadlineExceeded")), "{got:?}");
+    assert!(under_way.iter().all(|call| call.ended().is_none()));
+}

@@ -9,9 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use event_listener::EventListener;
-use futures::channel::mpsc;
+use futures::FutureExt;
 use futures::future::{self, BoxFuture, Either};
-use futures::{FutureExt, StreamExt};
 
 use crate::idle::Idle;
 use crate::ids::{MemoryId, NodeIndex, ProposerId};
@@ -20,6 +19,7 @@ use crate::members::{Board, EventKind, View, Views};
 use crate::meter::Meter;
 use crate::mutant::{self, Mutant};
 use crate::node::batch::{Batcher, Delivery, Reply, memory_of};
+use crate::node::inbox::Inbox;
 use crate::node::operation::{Answer, Operation, RegisterKey};
 use crate::node::peek::Question;
 use crate::node::wire::Encoded;
@@ -229,16 +229,19 @@ impl Cluster {
         list: Ballot,
         operations: impl Iterator<Item = (NodeIndex, Encoded)>,
     ) -> Vec<(NodeIndex, Option<MemoryId>, Answer)> {
-        let (sender, mut replies) = mpsc::unbounded();
+        let replies = Inbox::with_capacity(self.size.nodes());
         let mut outstanding = 0;
         for (node, operation) in operations {
             outstanding += 1;
-            self.batchers[usize::from(node.0)].submit(list, operation, 0, &sender);
+            self.batchers[usize::from(node.0)].submit(list, operation, 0, &replies.slot());
         }
-        drop(sender);
         let mut timer = self.runtime.clock.sleep_until(self.runtime.clock.now() + ROUND_TIMEOUT);
         let mut answers = Vec::with_capacity(outstanding);
-        while let Either::Left((Some(reply), _)) = future::select(replies.next(), &mut timer).await {
+        while outstanding > 0
+            && let Either::Left((Some(reply), _)) =
+                future::select(replies.next(outstanding), &mut timer).await
+        {
+            outstanding -= 1;
             if let Delivery::Answered { memory, answer } = reply.delivery {
                 self.observe(&answer);
                 answers.push((reply.node, memory, answer));
@@ -311,8 +314,7 @@ pub async fn drive_from<M: Machine>(
 struct Drive<'a> {
     cluster: &'a Cluster,
     deadline: Moment,
-    sender: mpsc::UnboundedSender<Reply>,
-    replies: mpsc::UnboundedReceiver<Reply>,
+    replies: Inbox<Reply>,
     round: Round,
     /// A span for each node whose word is out, for traces.
     asked: [tracing::Span; NODES_MAX],
@@ -342,6 +344,15 @@ struct Round {
     gated: Option<EventListener>,
 }
 
+impl Round {
+    /// How many more words it takes until a machine may have something to do: q that say yes, or so many others that q can't.
+    fn enough(&self, size: ClusterSize) -> usize {
+        let least = size.quorum().min(size.nodes() - size.quorum() + 1);
+        let heard = size.nodes() - self.outstanding.count_ones() as usize;
+        least.saturating_sub(heard).max(1)
+    }
+}
+
 /// What all members are asked.
 enum Asked {
     Operation(Encoded),
@@ -357,10 +368,10 @@ enum Input {
 
 impl<'a> Drive<'a> {
     fn new(cluster: &'a Cluster, deadline: Moment) -> Self {
-        let (sender, replies) = mpsc::unbounded();
+        let replies = Inbox::with_capacity(cluster.size.nodes());
         let round = Round { number: 0, asked: None, view: None, outstanding: 0, gated: None };
         let asked = [const { tracing::Span::none() }; NODES_MAX];
-        Self { cluster, deadline, sender, replies, round, asked, alarm: None, timer: None }
+        Self { cluster, deadline, replies, round, asked, alarm: None, timer: None }
     }
 
     async fn run<M: Machine>(&mut self, machine: &mut M) -> M::Outcome {
@@ -453,6 +464,7 @@ impl<'a> Drive<'a> {
         self.alarm = Some((self.now() + ROUND_TIMEOUT, Alarm::Round));
         let asked = self.round.asked.as_ref().expect("it is set before it is sent");
         let traced = !tracing::Span::current().is_none();
+        let slot = self.replies.slot();
         for batcher in self.cluster.batchers() {
             let node = batcher.node().index();
             self.round.outstanding |= 1 << node.0;
@@ -466,17 +478,15 @@ impl<'a> Drive<'a> {
                     let number = self.round.number;
                     match asked {
                         Asked::Operation(operation) => {
-                            batcher.submit(view.vid, operation.clone(), number, &self.sender)
+                            batcher.submit(view.vid, operation.clone(), number, &slot)
                         }
-                        Asked::Look(question) => {
-                            batcher.look(view.vid, question.clone(), number, &self.sender)
-                        }
+                        Asked::Look(question) => batcher.look(view.vid, question.clone(), number, &slot),
                     }
                 }
                 Some(_) | None => {
                     let delivery = Delivery::Unsent("not a member".into());
                     let reply = Reply { node, round: self.round.number, delivery };
-                    self.sender.unbounded_send(reply).expect("this loop holds the receiver");
+                    slot.put(reply, false).expect("this loop holds the inbox");
                 }
             }
         }
@@ -517,14 +527,15 @@ impl<'a> Drive<'a> {
     }
 
     async fn first_input(&mut self, timer: &mut BoxFuture<'static, ()>, wake_at: Moment) -> Input {
+        let enough = self.round.enough(self.cluster.size);
         let mut refreshed = match &mut self.round.gated {
             Some(listener) => Either::Left(listener),
             None => Either::Right(future::pending()),
         };
         loop {
             futures::select_biased! {
-                reply = self.replies.next() => {
-                    let reply = reply.expect("this loop holds a sender");
+                reply = self.replies.next(enough).fuse() => {
+                    let reply = reply.expect("only this loop closes the inbox");
                     let now = reply.round == self.round.number || mutant::is_on(Mutant::LateWordsCount);
                     if now && self.round.outstanding & (1 << reply.node.0) != 0 {
                         return Input::Reply(reply);

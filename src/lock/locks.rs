@@ -11,7 +11,7 @@ use futures::stream::BoxStream;
 
 use super::change::{Acquire, LockAnswer, LockChange, LockKind};
 use super::value::LockValue;
-use super::waiting::{Positions, Waiting};
+use super::waiting::{Arrival, Positions, Waiting};
 use super::watch::Watching;
 use super::{
     AcquireRequest, Acquisition, HoldEvent, HoldRequest, Lease, LockError, LockPage, LockView, LostReason,
@@ -314,24 +314,75 @@ impl Inner {
         let AcquireRequest { name, owner, ttl, wait, attributes } = request;
         let named = owner.is_some();
         let acquire = self.change_of(owner, ttl, attributes);
-        let until = deadline.min(self.now() + wait);
+        let started = self.now();
+        let until = deadline.min(started + wait);
         if wait.is_zero() {
             return async move { self.counted(self.try_once(&name, acquire, deadline).await) }.boxed();
         }
+        let arrival = Arrival { ticket: self.ticket(), acquire, started, is_unsure: false };
         // The same owner may hold it already; it does not have to stand in line for that.
         if named && self.waiting.has(name.as_str()) {
             return async move {
-                let glance = Acquire { waiting: None, ..acquire.clone() };
-                let glanced = self.try_once(&name, glance, deadline).await;
+                let glanced = self.try_once(&name, arrival.acquire.clone(), deadline).await;
                 if !matches!(glanced, Ok(Acquisition::Contended(_))) {
                     return self.counted(glanced);
                 }
-                self.counted(self.wait_in_line(name, acquire, until, deadline, positions).await)
+                self.counted(self.wait_in_line(name, arrival, until, deadline, positions).await)
             }
             .boxed();
         }
-        async move { self.counted(self.wait_in_line(name, acquire, until, deadline, positions).await) }
+        // Where it seems to be free nobody need speak for whoever comes.
+        if !self.waiting.has(name.as_str()) && self.registers.rests_at(name.as_str(), LockValue::is_free) {
+            return async move {
+                let acquired = match self.try_first(&name, arrival, until, deadline).await {
+                    Ok(acquisition) => Ok(acquisition),
+                    Err(arrival) => self.wait_in_line(name, arrival, until, deadline, positions).await,
+                };
+                self.counted(acquired)
+            }
+            .boxed();
+        }
+        async move { self.counted(self.wait_in_line(name, arrival, until, deadline, positions).await) }
             .boxed()
+    }
+
+    /// One attempt before standing in line. In vain, it goes on there under the same lease id.
+    async fn try_first(
+        self: &Arc<Self>,
+        name: &LockName,
+        arrival: Arrival,
+        until: Moment,
+        deadline: Moment,
+    ) -> Result<Acquisition, Arrival> {
+        let lease_id = arrival.acquire.lease_id;
+        let deadline = deadline.min(arrival.started + self.settings.patience);
+        let change = LockChange::Acquire(arrival.acquire.clone());
+        let Ok([ticket]) = self.registers.enqueue(name.as_str(), [change], deadline) else {
+            return Err(arrival);
+        };
+        // For as long as it has no seat.
+        let mut guard = AbandonGuard::new(self.clone(), name.clone(), lease_id, Some(ticket.claim()));
+        let result = self.registers.wait(ticket, deadline).await;
+        guard.disarm();
+        let waits = &self.meter().waits;
+        let waited = || self.now().since(arrival.started);
+        let is_unsure = match result {
+            Ok(committed) => match &committed.answer {
+                LockAnswer::Contended(contention) if self.now() >= until => {
+                    waits.in_vain.took(waited());
+                    return Ok(Acquisition::Contended(contention.clone()));
+                }
+                LockAnswer::Contended(_) => false,
+                // It came of an attempt from before a recovery.
+                _ if self.check_grants().is_err() => true,
+                _ => {
+                    waits.served.took(waited());
+                    return Ok(Acquisition::Acquired(self.lease_of(name, &committed)));
+                }
+            },
+            Err(error) => error == RegisterError::OutcomeUnknown,
+        };
+        Err(Arrival { is_unsure, ..arrival })
     }
 
     fn counted(&self, acquired: Result<Acquisition, LockError>) -> Result<Acquisition, LockError> {
@@ -341,6 +392,11 @@ impl Inner {
             Err(_) => {}
         }
         acquired
+    }
+
+    /// Who comes now stands behind all who came before.
+    fn ticket(&self) -> Token {
+        self.registers.cluster().next_ballot().token
     }
 
     fn check_open(&self) -> Result<(), LockError> {

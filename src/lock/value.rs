@@ -96,6 +96,11 @@ impl Holder {
 }
 
 impl LockValue {
+    /// Whether nobody has it, and nobody is to have it first.
+    pub fn is_free(&self) -> bool {
+        self.holder.is_none() && self.offer.is_none() && self.line.is_empty()
+    }
+
     /// How many wait, over all daemons; approximate.
     pub fn waiters(&self) -> u32 {
         self.line.iter().fold(0, |sum, place| sum.saturating_add(place.count))

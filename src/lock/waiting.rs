@@ -60,6 +60,18 @@ struct Line {
     listeners: usize,
 }
 
+/// Somebody who wants to stand in line.
+pub(super) struct Arrival {
+    /// In the order of these they stand.
+    pub ticket: Token,
+    /// What it tries.
+    pub acquire: Acquire,
+    /// When it came.
+    pub started: Moment,
+    /// It may have the lock: the outcome of an attempt for it is open.
+    pub is_unsure: bool,
+}
+
 struct Waiter {
     acquire: Acquire,
     news: mpsc::UnboundedSender<News>,
@@ -230,14 +242,14 @@ impl Inner {
     pub(super) async fn wait_in_line(
         self: &Arc<Self>,
         name: LockName,
-        acquire: Acquire,
+        arrival: Arrival,
         until: Moment,
         deadline: Moment,
         positions: Positions<'_>,
     ) -> Result<Acquisition, LockError> {
-        let started = self.now();
+        let started = arrival.started;
         let listens = if positions.is_some() { Listens::Positions } else { Listens::Never };
-        let seat = self.sit_down(name, acquire, listens)?;
+        let seat = self.sit_down(name, arrival, listens)?;
         let result = self.wait_on(seat, started, until, deadline, positions).await;
         let waits = &self.meter().waits;
         let waited = match &result {
@@ -327,11 +339,17 @@ impl Inner {
     fn sit_down(
         self: &Arc<Self>,
         name: LockName,
-        acquire: Acquire,
+        arrival: Arrival,
         listens: Listens,
     ) -> Result<Seat, LockError> {
         let settings = &self.settings;
-        let too_many = |waiting, max| Err(LockError::TooManyWaiters { name: name.clone(), waiting, max });
+        let Arrival { ticket, acquire, is_unsure, .. } = arrival;
+        let too_many = |waiting, max| {
+            if is_unsure {
+                self.abandon(name.clone(), acquire.lease_id);
+            }
+            Err(LockError::TooManyWaiters { name: name.clone(), waiting, max })
+        };
         let mut lines = self.waiting.lines();
         let total = self.waiting.total();
         if total >= settings.waiters_max {
@@ -345,10 +363,9 @@ impl Inner {
             None => true,
         };
         self.waiting.total.fetch_add(1, Ordering::Relaxed);
-        let ticket = self.registers.cluster().next_ballot().token;
         let (news, heard) = mpsc::unbounded();
         let line = lines.entry(name.as_str().into()).or_default();
-        line.add(ticket, Waiter { acquire, news, listens, unsure: false });
+        line.add(ticket, Waiter { acquire, news, listens, unsure: is_unsure });
         if line.placed {
             // The last of this daemon; the task need not look to know that.
             line.tell(&line.waiters[&ticket], line.waiters.len() - 1);

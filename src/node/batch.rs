@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::channel::mpsc;
+use futures::future::{self, Either};
 use futures::stream::FuturesUnordered;
-use futures::{FutureExt, StreamExt, future, select_biased};
+use futures::{FutureExt, StreamExt};
 
 use super::handshake::Welcome;
+use super::inbox::{Inbox, Slot};
 use super::operation::{Answer, RegisterKey};
 use super::peek::Question;
 use super::wire::{BatchReply, Encoded, Malformed, decode, encode};
@@ -58,7 +59,7 @@ pub struct Reply {
 }
 
 /// Where replies of one receiver arrive.
-pub type ReplySender = mpsc::UnboundedSender<Reply>;
+pub type ReplySlot = Slot<Reply>;
 
 const LOCKED: &str = "no holder of this lock panics";
 
@@ -66,13 +67,13 @@ struct Queued {
     list: Ballot,
     operation: Encoded,
     round: u32,
-    reply: ReplySender,
+    reply: ReplySlot,
 }
 
 /// The queue and the group commit of one node.
 pub struct Batcher {
     node: Arc<dyn Node>,
-    queue: mpsc::UnboundedSender<Queued>,
+    queue: Slot<Queued>,
     shared: Arc<Shared>,
     sender: Arc<Sender>,
 }
@@ -121,7 +122,8 @@ impl Misses {
 impl Batcher {
     /// Starts the queue's task. It ends when the batcher is dropped.
     pub fn new(node: Arc<dyn Node>, runtime: &Runtime) -> Self {
-        let (queue, waiting) = mpsc::unbounded();
+        let waiting = Inbox::with_capacity(limits::BATCH_OPERATIONS_MAX);
+        let queue = waiting.slot();
         let shared = Arc::new(Shared::default());
         let sender =
             Arc::new(Sender { node: node.clone(), runtime: runtime.clone(), shared: shared.clone() });
@@ -157,7 +159,7 @@ impl Batcher {
     }
 
     /// Queues an operation that goes by the list `list`. Exactly one [`Reply`] follows.
-    pub fn submit(&self, list: Ballot, operation: Encoded, round: u32, reply: &ReplySender) {
+    pub fn submit(&self, list: Ballot, operation: Encoded, round: u32, reply: &ReplySlot) {
         let queued = self.shared.queued.fetch_add(1, Ordering::Relaxed);
         let item = Queued { list, operation, round, reply: reply.clone() };
         if queued >= limits::OPERATIONS_QUEUED_MAX {
@@ -167,17 +169,23 @@ impl Batcher {
             let delivery = Delivery::Unsent("too many operations wait for this node".into());
             return answer(item, self.node.index(), delivery);
         }
-        if let Err(refused) = self.queue.unbounded_send(item) {
+        if let Err(refused) = self.queue.put(item, false) {
             let delivery = Delivery::Unsent("the daemon is stopping".into());
-            answer(refused.into_inner(), self.node.index(), delivery);
+            answer(refused, self.node.index(), delivery);
         }
+    }
+}
+
+impl Drop for Batcher {
+    fn drop(&mut self) {
+        self.queue.close();
     }
 }
 
 impl Batcher {
     /// Asks a question that goes by the list `list`, past the queue. Exactly one [`Reply`] follows, with [`Answer::Looked`] if
     /// the gate is open.
-    pub fn look(&self, list: Ballot, question: Question, round: u32, reply: &ReplySender) {
+    pub fn look(&self, list: Ballot, question: Question, round: u32, reply: &ReplySlot) {
         let (sender, reply) = (self.sender.clone(), reply.clone());
         let under_way = self.shared.looks.fetch_add(1, Ordering::Relaxed);
         let looking = async move {
@@ -188,8 +196,7 @@ impl Batcher {
                 Delivery::Unsent("too many looks wait for this node".into())
             };
             sender.shared.looks.fetch_sub(1, Ordering::Relaxed);
-            // As with the answers of a batch.
-            let _ = reply.unbounded_send(Reply { node: sender.node.index(), round, delivery });
+            deliver(&reply, Reply { node: sender.node.index(), round, delivery });
         };
         self.sender.runtime.spawner.spawn(looking.boxed());
     }
@@ -216,8 +223,17 @@ impl Shared {
 }
 
 fn answer(item: Queued, node: NodeIndex, delivery: Delivery) {
+    deliver(&item.reply, Reply { node, round: item.round, delivery });
+}
+
+fn deliver(slot: &ReplySlot, reply: Reply) {
+    // Who hears that a list or a node has changed does not wait for the others.
+    let is_urgent = match &reply.delivery {
+        Delivery::Answered { answer, .. } => matches!(answer, Answer::NotServing | Answer::Failed { .. }),
+        Delivery::Gated { .. } | Delivery::Unsent(_) | Delivery::Lost(_) => true,
+    };
     // A receiver that is gone has its quorum or has given up: nobody misses the answer.
-    let _ = item.reply.unbounded_send(Reply { node, round: item.round, delivery });
+    let _ = slot.put(reply, is_urgent);
 }
 
 /// The task behind a [`Batcher`].
@@ -228,22 +244,13 @@ struct Sender {
 }
 
 impl Sender {
-    async fn run(&self, mut waiting: mpsc::UnboundedReceiver<Queued>) {
+    async fn run(&self, waiting: Inbox<Queued>) {
         let mut under_way = FuturesUnordered::new();
         let mut next: VecDeque<Queued> = VecDeque::new();
         let mut overlaps_from = Moment::ZERO;
         let mut open = true;
         while open || !under_way.is_empty() || !next.is_empty() {
-            loop {
-                match waiting.try_recv() {
-                    Ok(item) => next.push_back(item),
-                    Err(mpsc::TryRecvError::Empty) => break,
-                    Err(mpsc::TryRecvError::Closed) => {
-                        open = false;
-                        break;
-                    }
-                }
-            }
+            open = waiting.take_all(&mut next);
             let has_room = under_way.len() < limits::BATCHES_IN_FLIGHT_MAX;
             if !next.is_empty() && has_room {
                 let now = self.runtime.clock.now();
@@ -255,14 +262,11 @@ impl Sender {
                 // What comes meanwhile goes with what waits.
                 let timer = self.runtime.clock.sleep_until(overlaps_from);
                 future::select(under_way.next(), timer).await;
+            } else if open && under_way.is_empty() {
+                next.extend(waiting.next(1).await);
             } else if open && has_room {
-                select_biased! {
-                    () = under_way.select_next_some() => {}
-                    item = waiting.next() => match item {
-                        Some(item) => next.push_back(item),
-                        None => open = false,
-                    },
-                    complete => open = false,
+                if let Either::Right((item, _)) = future::select(under_way.next(), waiting.next(1)).await {
+                    next.extend(item);
                 }
             } else {
                 under_way.next().await;
@@ -480,8 +484,7 @@ mod tests {
         stage: Arc<Stage>,
         batcher: Batcher,
         pool: LocalPool,
-        replies: mpsc::UnboundedReceiver<Reply>,
-        reply: ReplySender,
+        replies: Inbox<Reply>,
     }
 
     impl Play {
@@ -494,14 +497,13 @@ mod tests {
             for task in part.0.tasks.lock().unwrap().drain(..) {
                 pool.spawner().spawn_local(task).unwrap();
             }
-            let (reply, replies) = mpsc::unbounded();
-            Self { stage: part.0, batcher, pool, replies, reply }
+            Self { stage: part.0, batcher, pool, replies: Inbox::with_capacity(0) }
         }
 
         /// So many operations come. How many calls are under way then.
         fn comes(&mut self, operations: usize) -> usize {
             for _ in 0..operations {
-                self.batcher.submit(Ballot::ZERO, Encoded::of_size(1), 0, &self.reply);
+                self.batcher.submit(Ballot::ZERO, Encoded::of_size(1), 0, &self.replies.slot());
             }
             self.pool.run_until_stalled();
             self.under_way()
@@ -519,7 +521,9 @@ mod tests {
             let call = self.stage.calls.lock().unwrap().remove(0);
             call.send(Err(CallError::Lost("as told".into()))).unwrap();
             self.pool.run_until_stalled();
-            std::iter::from_fn(|| self.replies.try_recv().ok()).count()
+            let mut replies = VecDeque::new();
+            self.replies.take_all(&mut replies);
+            replies.len()
         }
 
         fn under_way(&self) -> usize {
@@ -555,7 +559,7 @@ mod tests {
 
     fn queued(list: u64, bytes: usize) -> Queued {
         let list = Ballot { token: Token::new(list).unwrap(), proposer: ProposerId(1) };
-        Queued { list, operation: Encoded::of_size(bytes), round: 0, reply: mpsc::unbounded().0 }
+        Queued { list, operation: Encoded::of_size(bytes), round: 0, reply: Inbox::with_capacity(0).slot() }
     }
 
     #[test]

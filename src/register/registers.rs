@@ -218,6 +218,14 @@ impl<K: Kind> Registers<K> {
         self.wait(ticket, deadline).await
     }
 
+    /// Whether nothing is under way here for the register, and the value that this daemon wrote last, which others may have
+    /// changed since, passes the test.
+    pub fn rests_at(&self, name: &str, test: impl FnOnce(&K::Value) -> bool) -> bool {
+        let shard = self.inner.shard(name);
+        let resting = shard.lines.get(name).filter(|line| !line.running);
+        resting.and_then(|line| line.warm.as_ref()).is_some_and(|warm| test(warm.value()))
+    }
+
     /// Puts changes in line, next to each other, so that one round applies them together if it can.
     ///
     /// # Errors

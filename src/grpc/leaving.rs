@@ -27,7 +27,8 @@ use crate::limits::{
 };
 use crate::meter::calls::MethodMeter;
 
-/// What an answer takes up, in times of its length: tonic encodes into a buffer that grows by doubling, and keeps all of it.
+/// What an answer takes up, in times of its length: tonic encodes those of a stream into a buffer that grows by doubling, and keeps all
+/// of it. Others are counted alike.
 const TAKEN_UP: usize = 2;
 
 /// For the answers on one connection.

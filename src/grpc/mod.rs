@@ -28,6 +28,7 @@ mod routes;
 pub mod shown;
 pub mod status;
 pub mod streams;
+mod unary;
 
 use std::collections::BTreeSet;
 use std::future::Future;

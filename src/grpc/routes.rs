@@ -1,7 +1,8 @@
 //! Which service answers a path.
 //!
 //! tonic routes through axum, which keeps a tree of paths, boxes each service once more and wraps each answer. For the four
-//! services of the API a comparison of the path's first part says the same; the rest goes through tonic's.
+//! services of the API a comparison of the path's parts says the same: their unary methods are answered as [`super::unary`] does,
+//! their streams by what tonic has made of the proto. The rest goes through tonic's routes.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -20,12 +21,13 @@ use super::cluster::ClusterApi;
 use super::kv::KvApi;
 use super::lock::LockApi;
 use super::queue::QueueApi;
+use super::unary;
 use super::{ServeError, Services};
 use crate::proto::FILE_DESCRIPTOR_SET;
-use crate::proto::v1::cluster_service_server::ClusterServiceServer;
-use crate::proto::v1::kv_service_server::KvServiceServer;
-use crate::proto::v1::lock_service_server::LockServiceServer;
-use crate::proto::v1::queue_service_server::QueueServiceServer;
+use crate::proto::v1::cluster_service_server::{ClusterService, ClusterServiceServer};
+use crate::proto::v1::kv_service_server::{KvService, KvServiceServer};
+use crate::proto::v1::lock_service_server::{LockService, LockServiceServer};
+use crate::proto::v1::queue_service_server::{QueueService, QueueServiceServer};
 
 type Locks = LockServiceServer<LockApi>;
 type Queues = QueueServiceServer<QueueApi>;
@@ -40,10 +42,30 @@ pub(super) struct Routes {
 }
 
 struct Api {
-    locks: Locks,
-    queues: Queues,
-    keys: Keys,
-    cluster: Cluster,
+    locks: Served<LockApi, Locks>,
+    queues: Served<QueueApi, Queues>,
+    keys: Served<KvApi, Keys>,
+    cluster: Served<ClusterApi, Cluster>,
+    bytes_max: usize,
+}
+
+/// A service, and what tonic has made of it.
+struct Served<A, S> {
+    api: Arc<A>,
+    streams: S,
+}
+
+/// Answers a call by its method: those that are named here are unary, and what tonic has made knows the others.
+macro_rules! by_method {
+    ($request:ident, $method:ident, $served:expr, $bytes_max:expr, [$($name:literal => $handler:ident),* $(,)?]) => {
+        match $method {
+            $($name => {
+                let api = $served.api.clone();
+                unary::answer($request, $bytes_max, api, |api, request| api.$handler(request))
+            })*
+            _ => $served.streams.clone().call($request),
+        }
+    };
 }
 
 impl Routes {
@@ -84,16 +106,33 @@ impl Routes {
             stopping,
         };
         let bytes_max = services.settings.message_bytes_max;
-        let locks = LockServiceServer::new(locks).max_decoding_message_size(bytes_max);
-        let queues = QueueServiceServer::new(queues).max_decoding_message_size(bytes_max);
-        let keys = KvServiceServer::new(keys).max_decoding_message_size(bytes_max);
-        let cluster = ClusterServiceServer::new(cluster).max_decoding_message_size(bytes_max);
+        let (locks, queues) = (Arc::new(locks), Arc::new(queues));
+        let (keys, cluster) = (Arc::new(keys), Arc::new(cluster));
+        let api = Api {
+            locks: Served {
+                api: locks.clone(),
+                streams: LockServiceServer::from_arc(locks).max_decoding_message_size(bytes_max),
+            },
+            queues: Served {
+                api: queues.clone(),
+                streams: QueueServiceServer::from_arc(queues).max_decoding_message_size(bytes_max),
+            },
+            keys: Served {
+                api: keys.clone(),
+                streams: KvServiceServer::from_arc(keys).max_decoding_message_size(bytes_max),
+            },
+            cluster: Served {
+                api: cluster.clone(),
+                streams: ClusterServiceServer::from_arc(cluster).max_decoding_message_size(bytes_max),
+            },
+            bytes_max,
+        };
         // Older clients and many tools ask for v1alpha only.
         let rest = tonic::service::Routes::new(health)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
             .prepare();
-        Ok(Self { api: Arc::new(Api { locks, queues, keys, cluster }), rest })
+        Ok(Self { api: Arc::new(api), rest })
     }
 }
 
@@ -116,14 +155,48 @@ impl Service<Request<Body>> for Routes {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let path = request.uri().path();
-        let service =
-            path.strip_prefix('/').and_then(|path| path.split_once('/')).map_or("", |(name, _)| name);
+        let uri = request.uri().clone();
+        let named = uri.path().strip_prefix('/').and_then(|path| path.split_once('/'));
+        let (service, method) = named.unwrap_or_default();
+        let api = &*self.api;
         match service {
-            Locks::NAME => self.api.locks.clone().call(request),
-            Queues::NAME => self.api.queues.clone().call(request),
-            Keys::NAME => self.api.keys.clone().call(request),
-            Cluster::NAME => self.api.cluster.clone().call(request),
+            Locks::NAME => by_method!(request, method, api.locks, api.bytes_max, [
+                "Acquire" => acquire,
+                "Extend" => extend,
+                "Release" => release,
+                "GetLock" => get_lock,
+                "ListLocks" => list_locks,
+                "ForceRelease" => force_release,
+                "CheckToken" => check_token,
+            ]),
+            Queues::NAME => by_method!(request, method, api.queues, api.bytes_max, [
+                "Put" => put,
+                "Reserve" => reserve,
+                "Extend" => extend,
+                "Ack" => ack,
+                "Nack" => nack,
+                "GetItem" => get_item,
+                "GetQueue" => get_queue,
+                "ListQueues" => list_queues,
+                "ConfigureQueue" => configure_queue,
+                "ListDead" => list_dead,
+                "Redrive" => redrive,
+                "Purge" => purge,
+                "DeleteQueue" => delete_queue,
+            ]),
+            Keys::NAME => by_method!(request, method, api.keys, api.bytes_max, [
+                "Get" => get,
+                "Set" => set,
+                "Delete" => delete,
+                "Increment" => increment,
+                "Touch" => touch,
+                "BatchGet" => batch_get,
+                "BatchSet" => batch_set,
+                "ListKeys" => list_keys,
+            ]),
+            Cluster::NAME => by_method!(request, method, api.cluster, api.bytes_max, [
+                "GetStatus" => get_status,
+            ]),
             _ => self.rest.call(request).boxed(),
         }
     }

@@ -24,8 +24,10 @@ use crate::token::{Ballot, Token};
 
 /// How long the machine waits for more answers where clocks differ on whether a stamp has aged.
 const SETTLE: Duration = Duration::from_millis(50);
-/// First and longest pause after a conflict; each is drawn from zero up to twice the one before.
-const CONFLICT_PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(250));
+/// A pause after a conflict is drawn from zero up to twice what the round took, and twice that with each further one; within
+/// these bounds. It goes by rounds because those do who win meanwhile: once they have made more than
+/// [`RECENT_MAX`](crate::limits::RECENT_MAX), nobody can tell what became of an accept.
+const CONFLICT_PAUSE: (Duration, Duration) = (Duration::from_micros(500), Duration::from_millis(250));
 /// How often a read that meets a write is repeated before the write is finished, and the longest pause before that.
 const LOOKS_MAX: u32 = 3;
 const LOOK_PAUSE: Duration = Duration::from_millis(4);
@@ -232,7 +234,12 @@ pub struct Proposer<K: Kind> {
     phase: Phase<K>,
     sent: Vec<Sent<K::Answer>>,
     first_ballot: Option<Ballot>,
-    conflicts: u32,
+    /// When the latest round set out.
+    set_out: Moment,
+    /// How long it took until a node said that the round was lost to another.
+    lost_after: Option<Duration>,
+    /// How many rounds were.
+    lost: u32,
     /// How often a read was repeated.
     looks: u32,
     too_far_ahead: bool,
@@ -260,7 +267,9 @@ impl<K: Kind> Proposer<K> {
             phase: Phase::Idle,
             sent: Vec::new(),
             first_ballot: None,
-            conflicts: 0,
+            set_out: Moment::ZERO,
+            lost_after: None,
+            lost: 0,
             looks: 0,
             too_far_ahead: false,
         }
@@ -367,6 +376,7 @@ impl<K: Kind> Proposer<K> {
     // ---- prepare
 
     fn prepare(&mut self, soft: bool, context: &Context<'_>) -> Step<K> {
+        self.set_out = context.now;
         let ballot = Ballot { token: (context.tokens)(Token::ZERO), proposer: self.proposer };
         self.first_ballot.get_or_insert(ballot);
         let glances = self.entries.iter().all(|entry| K::is_glance(&entry.change));
@@ -391,6 +401,7 @@ impl<K: Kind> Proposer<K> {
         let mut tally = Tally::new(self.size);
         let enough = records.len() >= self.size.quorum() || mutant::is_on(Mutant::LeasesOnFewer);
         if !enough {
+            self.set_out = context.now;
             let promised = Vec::new();
             self.phase =
                 Phase::Preparing(Preparing { ballot, tally, promised, held: 0, floor, too_far_ahead: 0 });
@@ -570,6 +581,7 @@ impl<K: Kind> Proposer<K> {
             recent: made.recent,
             next: Ballot { token: next, proposer: self.proposer },
         };
+        self.set_out = context.now;
         self.phase = Phase::Accepting { tally: Tally::new(self.size), maybe_taken: false, plan, warm };
         Action::Send(Operation::Accept(Arc::new(accept)))
     }
@@ -627,10 +639,13 @@ impl<K: Kind> Proposer<K> {
 
     fn rest(&mut self, context: &Context<'_>) -> Step<K> {
         self.phase = Phase::Idle;
-        let (first, longest) = CONFLICT_PAUSE;
-        let most = match self.conflicts {
-            0 => UNREACHABLE_PAUSE,
-            conflicts => (first * 2u32.saturating_pow(conflicts.min(10))).min(longest),
+        let (shortest, longest) = CONFLICT_PAUSE;
+        let most = match self.lost_after.take() {
+            Some(round) => {
+                self.lost = (self.lost + 1).min(10);
+                (round.max(shortest / 2) * 2u32.pow(self.lost)).min(longest)
+            }
+            None => UNREACHABLE_PAUSE,
         };
         Action::Rest((context.jitter)(most))
     }
@@ -774,7 +789,7 @@ impl<K: Kind> Machine for Proposer<K> {
 
     fn on_word(&mut self, node: NodeIndex, word: Word, context: &Context<'_>) -> Step<K> {
         if matches!(word, Word::Answer(Answer::Conflict { .. })) {
-            self.conflicts += 1;
+            self.lost_after = Some(context.now.since(self.set_out));
         }
         match &mut self.phase {
             Phase::Idle | Phase::Looking => Action::Wait(None),

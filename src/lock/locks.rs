@@ -327,23 +327,21 @@ impl Inner {
                 if !matches!(glanced, Ok(Acquisition::Contended(_))) {
                     return self.counted(glanced);
                 }
-                self.counted(self.wait_in_line(name, arrival, until, deadline, positions).await)
+                self.wait_in_line(name, arrival, until, deadline, positions).await
             }
             .boxed();
         }
         // Where it seems to be free nobody need speak for whoever comes.
         if !self.waiting.has(name.as_str()) && self.registers.rests_at(name.as_str(), LockValue::is_free) {
             return async move {
-                let acquired = match self.try_first(&name, arrival, until, deadline).await {
-                    Ok(acquisition) => Ok(acquisition),
+                match self.try_first(&name, arrival, until, deadline).await {
+                    Ok(acquisition) => self.counted(Ok(acquisition)),
                     Err(arrival) => self.wait_in_line(name, arrival, until, deadline, positions).await,
-                };
-                self.counted(acquired)
+                }
             }
             .boxed();
         }
-        async move { self.counted(self.wait_in_line(name, arrival, until, deadline, positions).await) }
-            .boxed()
+        self.wait_in_line(name, arrival, until, deadline, positions)
     }
 
     /// One attempt before standing in line. In vain, it goes on there under the same lease id.
@@ -385,7 +383,7 @@ impl Inner {
         Err(Arrival { is_unsure, ..arrival })
     }
 
-    fn counted(&self, acquired: Result<Acquisition, LockError>) -> Result<Acquisition, LockError> {
+    pub(super) fn counted(&self, acquired: Result<Acquisition, LockError>) -> Result<Acquisition, LockError> {
         match &acquired {
             Ok(Acquisition::Acquired(_)) => self.meter().leases.granted.one(),
             Ok(Acquisition::Contended(_)) => self.meter().contended.one(),

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use event_listener::Event;
 use futures::channel::mpsc;
-use futures::future::{self, Either};
+use futures::future::{self, BoxFuture, Either};
 use futures::{FutureExt, StreamExt};
 
 use super::change::{self, Acquire, LockAnswer, LockChange};
@@ -239,26 +239,33 @@ impl Drop for Seat {
 impl Inner {
     /// Stands in line until the lock is had, or until `until`; or longer, up to `deadline`, until somebody has looked:
     /// who waits for however short a time has tried at least once.
-    pub(super) async fn wait_in_line(
-        self: &Arc<Self>,
+    pub(super) fn wait_in_line<'a>(
+        self: &'a Arc<Self>,
         name: LockName,
         arrival: Arrival,
         until: Moment,
         deadline: Moment,
-        positions: Positions<'_>,
-    ) -> Result<Acquisition, LockError> {
+        positions: Positions<'a>,
+    ) -> BoxFuture<'a, Result<Acquisition, LockError>> {
         let started = arrival.started;
         let listens = if positions.is_some() { Listens::Positions } else { Listens::Never };
-        let seat = self.sit_down(name, arrival, listens)?;
-        let result = self.wait_on(seat, started, until, deadline, positions).await;
-        let waits = &self.meter().waits;
-        let waited = match &result {
-            Ok(Acquisition::Acquired(_)) => &waits.served,
-            Ok(Acquisition::Contended(_)) => &waits.in_vain,
-            Err(_) => &waits.failed,
+        // At once, so that what it came with is not kept twice.
+        let seat = match self.sit_down(name, arrival, listens) {
+            Ok(seat) => seat,
+            Err(error) => return future::ready(Err(error)).boxed(),
         };
-        waited.took(self.now().since(started));
-        result
+        async move {
+            let result = self.wait_on(seat, started, until, deadline, positions).await;
+            let waits = &self.meter().waits;
+            let waited = match &result {
+                Ok(Acquisition::Acquired(_)) => &waits.served,
+                Ok(Acquisition::Contended(_)) => &waits.in_vain,
+                Err(_) => &waits.failed,
+            };
+            waited.took(self.now().since(started));
+            self.counted(result)
+        }
+        .boxed()
     }
 
     async fn wait_on(

@@ -12,6 +12,8 @@
 mod copying;
 #[path = "schedules/daemons.rs"]
 mod daemons;
+#[path = "schedules/first_try.rs"]
+mod first_try;
 #[path = "schedules/forgetting.rs"]
 mod forgetting;
 #[path = "schedules/handing.rs"]

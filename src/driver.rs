@@ -14,12 +14,12 @@ use futures::future::{self, BoxFuture, Either};
 
 use crate::idle::Idle;
 use crate::ids::{MemoryId, NodeIndex, ProposerId};
+use crate::inbox::Inbox;
 use crate::limits::NODES_MAX;
 use crate::members::{Board, EventKind, View, Views};
 use crate::meter::Meter;
 use crate::mutant::{self, Mutant};
 use crate::node::batch::{Batcher, Delivery, Reply, memory_of};
-use crate::node::inbox::Inbox;
 use crate::node::operation::{Answer, Operation, RegisterKey};
 use crate::node::peek::Question;
 use crate::node::wire::Encoded;

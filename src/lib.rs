@@ -32,6 +32,7 @@ pub mod grpc;
 pub mod http;
 pub mod idle;
 pub mod ids;
+pub mod inbox;
 pub mod kv;
 pub mod limits;
 pub mod load;

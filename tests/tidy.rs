@@ -16,6 +16,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("limits.rs", &[]),
     ("token.rs", &["ids", "limits"]),
     ("runtime/", &[]),
+    ("inbox.rs", &[]),
     // Certificates and keys, of all who speak TLS.
     ("tls.rs", &[]),
     // Who may do what; it knows the names that certificates vouch for.
@@ -28,11 +29,14 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("quorum/", &["ids", "limits", "mutant"]),
     ("members/", &["ids", "limits", "mutant", "token", "quorum", "node::operation"]),
     // From the wire up.
-    ("node/", &["ids", "limits", "meter", "mutant", "token", "quorum", "members", "runtime"]),
+    ("node/", &["ids", "inbox", "limits", "meter", "mutant", "token", "quorum", "members", "runtime"]),
     ("node/redis", &["ids", "limits", "token", "config", "runtime", "telemetry", "tls"]),
     (
         "driver.rs",
-        &["idle", "ids", "limits", "meter", "mutant", "token", "quorum", "members", "node", "runtime"],
+        &[
+            "idle", "ids", "inbox", "limits", "meter", "mutant", "token", "quorum", "members", "node",
+            "runtime",
+        ],
     ),
     (
         "register/",
@@ -54,6 +58,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "lock/",
         &[
             "ids",
+            "inbox",
             "limits",
             "meter",
             "mutant",

@@ -11,14 +11,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use event_listener::Event;
-use futures::channel::mpsc;
+use futures::FutureExt;
 use futures::future::{self, BoxFuture, Either};
-use futures::{FutureExt, StreamExt};
 
 use super::change::{self, Acquire, LockAnswer, LockChange};
 use super::locks::Inner;
 use super::{Acquisition, Contention, HolderView, Lease, LockError};
 use crate::ids::{LeaseId, LockName, NodeIndex};
+use crate::inbox::{Inbox, Slot};
 use crate::mutant::{self, Mutant};
 use crate::register::RegisterError;
 use crate::register::hints::Hinted;
@@ -74,7 +74,7 @@ pub(super) struct Arrival {
 
 struct Waiter {
     acquire: Acquire,
-    news: mpsc::UnboundedSender<News>,
+    news: Slot<News>,
     listens: Listens,
     /// It may have the lock: the outcome of an attempt for it is open.
     unsure: bool,
@@ -163,8 +163,8 @@ impl Line {
             Listens::Positions => News::Position(self.before.saturating_add(others)),
             Listens::Looks => News::Looked,
         };
-        // The receiver lives as long as the waiter is in line.
-        let _ = waiter.news.unbounded_send(news);
+        // Its seat lives as long as the waiter is in line.
+        let _ = waiter.news.put(news, false);
     }
 
     fn add(&mut self, ticket: Token, waiter: Waiter) {
@@ -196,18 +196,18 @@ struct Seat {
     inner: Arc<Inner>,
     name: LockName,
     ticket: Token,
-    heard: mpsc::UnboundedReceiver<News>,
+    heard: Inbox<News>,
 }
 
 impl Seat {
     /// Takes the waiter out of the line; the lock, if it came at the last moment.
-    fn stand_up(&mut self) -> Option<Lease> {
+    fn stand_up(&self) -> Option<Lease> {
         if let Some(lease_id) = self.leave_line() {
             // An attempt for this waiter may have gone through although nobody could tell.
             self.inner.abandon(self.name.clone(), lease_id);
         }
         // A grant takes the waiter out under the same lock: after this none can come.
-        while let Ok(news) = self.heard.try_recv() {
+        while let Some(news) = self.heard.take() {
             if let News::Granted(lease) = news {
                 return Some(lease);
             }
@@ -270,7 +270,7 @@ impl Inner {
 
     async fn wait_on(
         self: &Arc<Self>,
-        mut seat: Seat,
+        seat: Seat,
         started: Moment,
         until: Moment,
         deadline: Moment,
@@ -289,7 +289,7 @@ impl Inner {
                 return seat.stand_up().map_or(last, |lease| Ok(Acquisition::Acquired(lease)));
             }
             let interruption = future::select(&mut timer, &mut closed);
-            match future::select(seat.heard.next(), interruption).await {
+            match future::select(seat.heard.next(1), interruption).await {
                 Either::Left((Some(News::Granted(lease)), _)) => return Ok(Acquisition::Acquired(lease)),
                 Either::Left((Some(News::Position(now)), _)) => {
                     if let (Some(positions), true) = (&mut positions, position.replace(now) != Some(now)) {
@@ -370,7 +370,8 @@ impl Inner {
             None => true,
         };
         self.waiting.total.fetch_add(1, Ordering::Relaxed);
-        let (news, heard) = mpsc::unbounded();
+        let heard = Inbox::with_capacity(0);
+        let news = heard.slot();
         let line = lines.entry(name.as_str().into()).or_default();
         line.add(ticket, Waiter { acquire, news, listens, unsure: is_unsure });
         if line.placed {
@@ -600,7 +601,7 @@ impl Speaker {
             waiters: u32::try_from(line.waiters.len()).unwrap_or(u32::MAX),
         };
         // The receiver lives as long as its seat, and its seat would have taken the waiter out.
-        let _ = waiter.news.unbounded_send(News::Granted(lease));
+        let _ = waiter.news.put(News::Granted(lease), false);
         if line.waiters.is_empty() || !placed {
             line.tell_listeners();
             return Look::Again;

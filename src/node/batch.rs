@@ -15,12 +15,12 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 
 use super::handshake::Welcome;
-use super::inbox::{Inbox, Slot};
 use super::operation::{Answer, RegisterKey};
 use super::peek::Question;
 use super::wire::{BatchReply, Encoded, Malformed, decode, encode};
 use super::{CallError, Node, NodeState};
 use crate::ids::{MemoryId, NodeIndex};
+use crate::inbox::{Inbox, Slot};
 use crate::limits;
 use crate::meter::NodeMeter;
 use crate::runtime::{Moment, Runtime};

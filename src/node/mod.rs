@@ -9,7 +9,6 @@ pub mod batch;
 pub mod conformance;
 pub mod embedded;
 pub mod handshake;
-pub mod inbox;
 pub mod keyspace;
 mod literals;
 pub mod operation;

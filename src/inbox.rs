@@ -56,6 +56,11 @@ impl<T> Inbox<T> {
         Slot(self.0.clone())
     }
 
+    /// The next, if it is there.
+    pub fn take(&self) -> Option<T> {
+        self.0.contents().things.pop_front()
+    }
+
     /// Moves all that is there to the end of `taken`. False when nothing more will come.
     pub fn take_all(&self, taken: &mut VecDeque<T>) -> bool {
         let mut contents = self.0.contents();

@@ -168,8 +168,15 @@ impl DaemonProcess {
 
     /// Waits for a line in the log that has all of these in it.
     pub async fn until_logged(&self, parts: &[&str]) {
-        seen(&format!("{parts:?} in the daemon's log"), || async {
-            self.log().lines().any(|line| parts.iter().all(|part| line.contains(part))).then_some(())
+        self.until_logged_times(1, parts).await;
+    }
+
+    /// The same for so many lines.
+    pub async fn until_logged_times(&self, times: usize, parts: &[&str]) {
+        seen(&format!("{parts:?} in the daemon's log, {times} times"), || async {
+            let log = self.log();
+            let lines = log.lines().filter(|line| parts.iter().all(|part| line.contains(part)));
+            (lines.count() >= times).then_some(())
         })
         .await;
     }

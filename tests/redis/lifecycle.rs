@@ -42,11 +42,20 @@ async fn counted(daemon: &DaemonProcess, key: &str) -> u64 {
     value.map_or(0, |value| String::from_utf8_lossy(&value.value).parse().expect("a number"))
 }
 
+/// The client's library sent a call although the connection was closing: the server has not looked at it, and says so by a
+/// GOAWAY, which the library calls INTERNAL.
+fn was_told_to_go(status: &Status) -> bool {
+    status.code() == Code::Internal && format!("{status:?}").contains("GoAway(b\"\", NO_ERROR, Remote)")
+}
+
 /// The daemon said that it stops, or the call did not reach it: it was refused, with the connection or before there was one.
 fn is_refusal(status: &Status) -> bool {
     match reason(status) {
         Some(reason) => (status.code(), reason.as_str()) == (Code::Unavailable, "SHUTTING_DOWN"),
-        None => matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled),
+        None => {
+            matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled)
+                || was_told_to_go(status)
+        }
     }
 }
 

@@ -23,6 +23,8 @@ use tonic::body::Body;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
+use super::status;
+
 /// Whether it is compressed, and its length: what stands before each message.
 const PREFIX_BYTES: usize = 5;
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -167,7 +169,8 @@ fn encoded<R: Message>(response: Response<R>) -> Result<http::Response<Body>, St
     let (metadata, message, extensions) = response.into_parts();
     let length = message.encoded_len();
     let Ok(announced) = u32::try_from(length) else {
-        return Err(Status::internal(format!("the answer has {length} bytes, more than can be announced")));
+        // No answer comes near that. The call has been carried out, so it must not look like a request that can't be read.
+        return Err(status::panicked());
     };
     let mut bytes = BytesMut::with_capacity(PREFIX_BYTES + length);
     bytes.put_u8(0);

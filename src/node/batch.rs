@@ -557,6 +557,20 @@ mod tests {
         assert_eq!((play.ends(), play.ends(), play.ends()), (2, 1, 4));
     }
 
+    #[test]
+    fn who_waits_for_several_answers_is_told_at_once_that_one_will_not_come() {
+        let mut play = Play::new();
+        play.comes(1);
+        let heard = {
+            let replies = std::mem::replace(&mut play.replies, Inbox::with_capacity(0));
+            play.pool.spawner().spawn_local_with_handle(async move { replies.next(3).await }).unwrap()
+        };
+        play.pool.run_until_stalled();
+        play.ends();
+        let heard = heard.now_or_never().expect("it was woken").expect("there is one");
+        assert!(matches!(heard.delivery, Delivery::Lost(_)), "{heard:?}");
+    }
+
     fn queued(list: u64, bytes: usize) -> Queued {
         let list = Ballot { token: Token::new(list).unwrap(), proposer: ProposerId(1) };
         Queued { list, operation: Encoded::of_size(bytes), round: 0, reply: Inbox::with_capacity(0).slot() }

@@ -320,6 +320,24 @@ fn a_conflict_is_retried_above_it_after_a_rest() {
 }
 
 #[test]
+fn the_pause_after_a_conflict_goes_by_how_long_the_round_took() {
+    // What rounds take, and the longest pause after each.
+    for (round_ms, pauses_us) in
+        [(0, [500, 1_000, 2_000]), (10, [20_000, 40_000, 80_000]), (200, [250_000; 3])]
+    {
+        let mut bench = Bench::new(&[Append::One(1)]);
+        let mut step = bench.start();
+        for pause in pauses_us {
+            prepare_of(&step);
+            bench.now = bench.now + Duration::from_millis(round_ms);
+            step = bench.hear_two(&conflict(50));
+            assert!(matches!(step, Action::Rest(most) if most == Duration::from_micros(pause)), "{step:?}");
+            step = bench.wake();
+        }
+    }
+}
+
+#[test]
 fn after_an_accept_was_sent_the_retry_finds_its_own_attempt_and_does_not_apply_twice() {
     for recent_has_it in [false, true] {
         let mut bench = Bench::new(&[Append::One(7)]);

@@ -353,7 +353,7 @@ mod switched {
             Some(match self {
                 Mutant::AcceptIgnoresPromise => (
                     Batch,
-                    "if below(token, proposer, promise_token, promise_proposer) then",
+                    "if not is_promised and below(token, proposer, promise_token, promise_proposer) then",
                     "if false then",
                 ),
                 Mutant::AcceptRaisesNoPromise => (
@@ -393,7 +393,7 @@ mod switched {
                 Mutant::SoftPreparePromises => {
                     (Batch, "return { HELD, raw }", "return { PROMISED, raw, forgotten }")
                 }
-                Mutant::TokensFarAhead => (Batch, "return token > last_token", "return false"),
+                Mutant::TokensFarAhead => (Batch, "local last_token = (", "local last_token = 1e300 + ("),
                 Mutant::KeepsOldData => (Batch, "= WIPING, '0', ''", "= MERGING, '0', ''"),
                 Mutant::BegunTwice => (Batch, " or node[NODE_BEGUN] == memory then", " then"),
                 Mutant::BegunUnderAnyList => (Batch, "if own_list ~= vid or", "if"),

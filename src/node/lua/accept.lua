@@ -3,16 +3,23 @@
 -- stands the higher of both tokens as the promise. Stamp names are one string, and so are the daemons.
 -- Answers ACCEPTED, {CONFLICT, token, proposer} or TOO_FAR_AHEAD. A stamp that the record had keeps its time, a new one
 -- gets this node's. The same accept again is ACCEPTED and changes nothing.
-
-local function accept(slot, token, proposer, next_token, head, stamp_names, tail, listed, place, due, announce, wake)
-  if too_far_ahead(token) or too_far_ahead(next_token) then
+--
+-- Most operations are this one: where a condition stands before a call, it is there to spare the call.
+local function accept(slot)
+  local token, proposer, next_token, head, stamp_names, tail, listed, place, due, announce, wake
+  at, token, proposer, next_token, head, stamp_names, tail, listed, place, due, announce, wake =
+    unpack_limit(payload, 11, at)
+  if shut and slot ~= MEMBERS_SLOT then
+    return shut
+  end
+  if token > last_token or next_token > last_token then
     return TOO_FAR_AHEAD
   end
   if is_changed[slot] then
     -- The index is told of one change of a record at a time.
     flush()
   end
-  local raw, was_listed, was_place, held = load(slot), 0, '', ''
+  local raw, was_listed, was_place, held = raws[slot] or load(slot), 0, '', ''
   if raw then
     local _, promise_token, promise_proposer, ballot_token, ballot_proposer, copied
     _, promise_token, promise_proposer, ballot_token, ballot_proposer, copied, was_listed, was_place, _, _, held =
@@ -21,7 +28,8 @@ local function accept(slot, token, proposer, next_token, head, stamp_names, tail
       return ACCEPTED
     end
     -- Equal is allowed: the promise was given to this very ballot, or as this proposer's next.
-    if below(token, proposer, promise_token, promise_proposer) then
+    local is_promised = token == promise_token and proposer == promise_proposer
+    if not is_promised and below(token, proposer, promise_token, promise_proposer) then
       return { CONFLICT, promise_token, promise_proposer }
     end
   elseif under_floor(slot, token) then
@@ -34,10 +42,11 @@ local function accept(slot, token, proposer, next_token, head, stamp_names, tail
     header, stamps = stamps_of(stamp_names, held)
   end
   store(slot, head .. header .. stamps .. tail)
-  local name = names[slot - 2]
-  reindex(name, was_listed, was_place, listed, place, due, stamps)
-  if announce == 1 or wake ~= '' then
-    publish(name, announce, wake)
+  if was_listed ~= listed or was_place ~= '' or place ~= '' then
+    reindex(names[slot - 2], was_listed, was_place, listed, place, due, stamps)
+  end
+  if wake ~= '' or announce == 1 and is_watched ~= false then
+    publish(names[slot - 2], announce, wake)
   end
   return ACCEPTED
 end

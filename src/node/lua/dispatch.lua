@@ -1,7 +1,8 @@
 -- Dispatch: runs the operations of a batch one by one.
 -- Returns MessagePack: [BATCH_DONE, memory, own list vid, microseconds, [answer, …], writes], where writes is how many
 -- batches have changed something, or 0 if this one has not. An operation that raises an error answers {FAILED, message}
--- and does not keep the others from running.
+-- and does not keep the others from running. Each takes what it needs from the payload, also where the gate is shut: the next
+-- follows it.
 
 -- What the codes of operations and their slots stand between.
 local codes = {}
@@ -10,59 +11,37 @@ if operation_count > 0 then
   at = codes[1]
 end
 
--- An operation that reads and writes by itself: before it all is written, and after it all is read anew.
-local function run_alone(code, operation)
-  flush()
-  raws = {}
-  local shut
-  if code < CLAIM then
-    shut = gate(operation)
-  else
-    shut = closed()
+-- How many operations have been begun, and where in the payload what the last of them needs begins.
+local begun, began_at = 0, at
+
+local function run_on()
+  for i = begun + 1, operation_count do
+    begun, began_at = i, at
+    local code, slot, answer = codes[2 * i], codes[2 * i + 1]
+    if code == ACCEPT then
+      answer = accept(slot)
+    elseif code == PREPARE then
+      answer = prepare(slot)
+    elseif code == READ then
+      answer = read(slot)
+    else
+      answer = run_alone(code)
+    end
+    answers[i] = answer
+    if is_changed[slot] then
+      touched[#touched + 1] = i
+    end
   end
-  if shut then
-    return true, shut
-  end
-  local done, answer = pcall(UPKEEP[code] or QUEUES[code], operation)
-  -- What failed half way may have gathered some.
-  removals, additions = {}, {}
-  return done, answer
 end
 
--- Whether it was done, and the answer. What an operation needs is unpacked also where the gate is shut: the next follows it.
-local function run(code, slot)
-  local shut = code <= ACCEPT and slot ~= MEMBERS_SLOT and closed()
-  if code == ACCEPT then
-    local token, proposer, next_token, head, stamp_names, tail, listed, place, due, announce, wake
-    at, token, proposer, next_token, head, stamp_names, tail, listed, place, due, announce, wake =
-      unpack_limit(payload, 11, at)
-    if not shut then
-      return pcall(accept, slot, token, proposer, next_token, head, stamp_names, tail, listed, place, due, announce, wake)
+while begun < operation_count do
+  local done, raised = pcall(run_on)
+  if not done then
+    if at == began_at and codes[2 * begun] ~= READ then
+      -- Where the next one begins is not known.
+      error(raised, 0)
     end
-  elseif code == PREPARE then
-    local token, proposer, soft
-    at, token, proposer, soft = unpack_limit(payload, 3, at)
-    if not shut then
-      return pcall(prepare, slot, token, proposer, soft)
-    end
-  elseif code == READ then
-    if not shut then
-      return pcall(read, slot)
-    end
-  else
-    local operation
-    at, operation = unpack_limit(payload, 1, at)
-    return run_alone(code, operation)
-  end
-  return true, shut
-end
-
-for i = 1, operation_count do
-  local slot = codes[2 * i + 1]
-  local done, answer = run(codes[2 * i], slot)
-  answers[i] = done and answer or { FAILED, message_of(answer) }
-  if is_changed[slot] then
-    touched[#touched + 1] = i
+    answers[begun] = { FAILED, message_of(raised) }
   end
 end
 flush(true)

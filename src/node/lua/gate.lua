@@ -35,3 +35,6 @@ local function closed()
     return NOT_SERVING
   end
 end
+
+-- What operations on records are answered while the gate is shut.
+local shut = closed()

@@ -1,14 +1,11 @@
 -- Hints: who is told of what was stored. What comes of them is nobody's failure.
 
--- Whether anybody listens for changes; asked at most once a batch.
-local watched
-
 publish = function(name, announce, wake)
-  if announce == 1 and watched == nil then
+  if announce == 1 and is_watched == nil then
     local reply = redis.pcall('PUBSUB', 'NUMSUB', CHANGES)
-    watched = type(reply) == 'table' and (tonumber(reply[2]) or 0) > 0
+    is_watched = type(reply) == 'table' and (tonumber(reply[2]) or 0) > 0
   end
-  local is_told = announce == 1 and watched
+  local is_told = announce == 1 and is_watched
   if wake == '' and not is_told then
     return
   end

@@ -17,7 +17,8 @@ append = function(sets, set, one, two)
   members[#members + 1] = two
 end
 
--- What the record of a key (in full) said of the index and says now. Where there is none, it says 0 and ''.
+-- What the record of a key (in full) said of the index and says now. Where there is none, it says 0 and ''. Nothing is to be
+-- done where it is listed as before and has no place.
 local function reindex(name, was_listed, was_place, listed, place, due, stamps)
   if string.byte(name, KIND_AT) == ITEM then
     replace(name, was_place, place, due, stamps)

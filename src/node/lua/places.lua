@@ -10,19 +10,33 @@ queue_set = function(set, queue)
   return 'majorityd:i:q' .. set .. ':' .. queue
 end
 
+-- Where the queue stands in the name of such a set.
+local QUEUE_AT = 16
+
 -- The queue of an item, by its key in full.
 local function queue_of(name)
   return string.sub(name, NAME_AT, string.find(name, SEPARATOR, NAME_AT, true) - 1)
 end
 
--- What is due stands among the ready, and what is claimed among the marked, whatever the record says of its place.
+-- Where a member is looked for first. What the record calls ready was claimed before it is leased, as a rule, and is marked.
+local FIRST = { r = 'm' }
+
 local function unplace(queue, place)
-  local set, member = string.sub(place, 1, 1), string.sub(place, 2)
-  append(removals, queue_set('m', queue), member)
-  append(removals, queue_set('r', queue), member)
-  if set ~= 'r' then
-    append(removals, queue_set(set, queue), member)
+  local set = string.sub(place, 1, 1)
+  append(displaced, queue_set(FIRST[set] or set, queue), string.sub(place, 2))
+end
+
+-- What is due stands among the ready, and what is claimed among the marked, whatever the record says of its place. In one
+-- set at a time: who is found in the first is nowhere else.
+remove_displaced = function()
+  for set, members in pairs(displaced) do
+    if redis.call('ZREM', set, unpack(members)) < #members then
+      local queue = string.sub(set, QUEUE_AT)
+      redis.call('ZREM', queue_set('m', queue), unpack(members))
+      redis.call('ZREM', queue_set('r', queue), unpack(members))
+    end
   end
+  displaced = {}
 end
 
 -- Past the next whole millisecond, so that what is due here has aged here.

@@ -78,8 +78,6 @@ end
 -- Of what a record or a batch begins with, so many values, and where the rest begins before them.
 local unpack_limit = cmsgpack.unpack_limit
 
--- Only liveness depends on this: a daemon whose clock is far ahead would push everybody's tokens there for good.
+-- The last token that is not too far ahead. Only liveness depends on this: a daemon whose clock is far ahead would push
+-- everybody's tokens there for good.
 local last_token = (now_us / 1000 + DAY_MS - TOKEN_EPOCH_MS) * TOKENS_PER_MS
-local function too_far_ahead(token)
-  return token > last_token
-end

@@ -37,7 +37,7 @@ end
 
 -- Beside the answer what is to be stored, if anything is.
 promise = function(slot, raw, token, proposer, soft)
-  if too_far_ahead(token) then
+  if token > last_token then
     return TOO_FAR_AHEAD
   end
   local _, _, forgotten = floor()
@@ -64,7 +64,12 @@ promise = function(slot, raw, token, proposer, soft)
   return { CONFLICT, promised, promised_to }
 end
 
-prepare = function(slot, token, proposer, soft)
+prepare = function(slot)
+  local token, proposer, soft
+  at, token, proposer, soft = unpack_limit(payload, 3, at)
+  if shut and slot ~= MEMBERS_SLOT then
+    return shut
+  end
   local answer, stored = promise(slot, load(slot), token, proposer, soft)
   if stored then
     store(slot, stored)

@@ -54,7 +54,7 @@ local CLAIM_READS = 16
 QUEUES[CLAIM] = function(operation)
   local queue, count, bytes, mark_ms = operation[2], operation[3], operation[4], operation[5]
   local token, proposer = operation[6], operation[7]
-  if too_far_ahead(token) then
+  if token > last_token then
     return TOO_FAR_AHEAD
   end
   advance(queue, ADVANCE_MAX)

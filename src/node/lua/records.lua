@@ -24,10 +24,14 @@ local raws = redis.call('MGET', NODE_KEY, names[0], FLOOR_KEY, unpack(names, 2))
 -- Whether the batch has changed anything: such batches are counted, so that a recovery can tell who has lost some.
 local wrote = false
 local answers = {}
--- Slots that are to be written, in order and as a set; operations that went by what is to be written; sets of the index and
--- what is to be added and removed; channels with what is to be published; and what has been announced.
-local changed, is_changed, touched = {}, {}, {}
-local removals, additions, hints, announced = {}, {}, {}, {}
+-- What is to be written, each record after its key; slots that are in it, with the place of their key; operations that went by
+-- it; sets of the index with what is to be removed, what is to be added, and who leaves that set or another; channels with
+-- what is to be published; and what has been announced.
+local words, is_changed, touched = {}, {}, {}
+local removals, additions, displaced, hints, announced = {}, {}, {}, {}, {}
+local remove_displaced
+-- Whether anybody listens for changes; asked at most once a batch, and nil until then.
+local is_watched
 
 -- Whether some key of which the first look saw nothing is there: something that is no record. Not known yet while nil.
 local some_hidden
@@ -52,11 +56,14 @@ local function load(slot)
 end
 
 local function store(slot, raw)
-  raws[slot] = raw
-  if not is_changed[slot] then
-    is_changed[slot] = true
-    changed[#changed + 1] = slot
+  local place = is_changed[slot]
+  if not place then
+    place = #words + 1
+    is_changed[slot] = place
+    words[place] = names[slot - 2]
   end
+  words[place + 1] = raw
+  raws[slot] = raw
 end
 
 local function message_of(raised)
@@ -67,6 +74,9 @@ local function message_of(raised)
 end
 
 local function write_index()
+  if next(displaced) then
+    remove_displaced()
+  end
   for set, members in pairs(removals) do
     redis.call('ZREM', set, unpack(members))
   end
@@ -77,10 +87,6 @@ local function write_index()
 end
 
 local function write_out()
-  local words = {}
-  for i, slot in ipairs(changed) do
-    words[2 * i - 1], words[2 * i] = names[slot - 2], raws[slot]
-  end
   redis.call('MSET', unpack(words))
   wrote = true
   write_index()
@@ -92,7 +98,7 @@ end
 
 -- Writes what has changed. If that fails, it is the failure of all that wrote or went by it.
 local function flush(is_last)
-  if #changed == 0 then
+  if #words == 0 then
     return
   end
   local done, raised = pcall(write_out)
@@ -105,5 +111,5 @@ local function flush(is_last)
   if is_last then
     return
   end
-  changed, is_changed, touched, removals, additions, hints, announced = {}, {}, {}, {}, {}, {}, {}
+  words, is_changed, touched, removals, additions, displaced, hints, announced = {}, {}, {}, {}, {}, {}, {}, {}
 end

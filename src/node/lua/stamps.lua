@@ -12,7 +12,7 @@ local function stamp(name, held)
       return name .. digits
     end
   end
-  return name .. digits_of_now()
+  return name .. (now_as_digits or digits_of_now())
 end
 
 -- What comes before the stamps in MessagePack, and the stamps.

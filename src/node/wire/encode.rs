@@ -218,8 +218,7 @@ impl Operation {
 
     fn wants(&self) -> u8 {
         match self {
-            Operation::Read { .. } => 0,
-            Operation::Prepare { .. } => PROMISES,
+            Operation::Read { .. } | Operation::Prepare { .. } => PROMISES,
             Operation::Accept(accept) => {
                 let is_item = accept.key.as_bytes().first() == Some(&(KIND_ITEM as u8));
                 let hints = accept.announce || !accept.wake.is_empty();

@@ -276,6 +276,38 @@ pub(super) async fn an_item_stands_in_one_set_at_a_time(subject: &dyn Subject) {
     assert_eq!(sets(subject), [], "an empty set is no key");
 }
 
+pub(super) async fn items_leave_the_sets_that_they_stand_in_whatever_their_records_say(
+    subject: &dyn Subject,
+) {
+    let connection = super::member(subject).await;
+    let seconds = Duration::from_secs;
+    // Claimed below, and so marked: one whose record says that it is leased, and one that it is ready.
+    connection.stand(ballot(1, 1), 'l', 1, "due, marked", seconds(1)).await;
+    connection.ready(2, "marked").await;
+    connection.stand(ballot(1, 1), 'l', 3, "due", seconds(1)).await;
+    connection.ready(4, "ready").await;
+    connection.stand(ballot(1, 1), 'l', 5, "leased", seconds(60)).await;
+    subject.set_time(START + 2);
+    let claimed = connection.claim(claim(2, ballot(2, 1))).await;
+    assert_eq!(ids(&claimed), ["due, marked", "marked"]);
+    let stand: Vec<_> = sets(subject).into_iter().map(|(set, member, _)| (set, member)).collect();
+    let expected = [
+        ('r', member(3, "due")),
+        ('r', member(4, "ready")),
+        ('l', member(5, "leased")),
+        ('m', member(1, "due, marked")),
+        ('m', member(2, "marked")),
+    ];
+    assert_eq!(stand, expected);
+    let done = |(order, id): (usize, &str)| {
+        Operation::Accept(Arc::new(standing(ballot(3, 1), 'x', order, id, Duration::ZERO)))
+    };
+    let items = [(1, "due, marked"), (2, "marked"), (3, "due"), (4, "ready"), (5, "leased")];
+    let (_, _, answers) = connection.done(founding(), &items.map(done)).await;
+    assert!(answers.iter().all(|answer| *answer == Some(Answer::Accepted)), "{answers:?}");
+    assert_eq!(sets(subject), items.map(|(order, id)| ('x', member(order, id), 0)));
+}
+
 pub(super) async fn what_is_due_is_ready_by_the_clock_of_the_node(subject: &dyn Subject) {
     let connection = super::member(subject).await;
     let seconds = Duration::from_secs;

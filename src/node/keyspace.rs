@@ -65,7 +65,7 @@ pub const WRITES_KEY: &str = "majorityd:writes";
 /// What stands before a register key.
 pub const RECORD_PREFIX: &str = "majorityd:r:";
 /// The format of records and batches that this version writes; part of the node record.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 
 /// The channel that wakes one daemon.
 pub fn daemon_channel(cluster: &str, daemon: ProposerId) -> String {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::encode::{HIGHER, OTHER};
 use crate::ids::{MemoryId, ProposerId};
 use crate::limits;
 use crate::node::memory_from_wire;
@@ -250,7 +251,7 @@ pub fn decode_record(raw: &[u8], now_us: u64) -> Result<Record, Malformed> {
         .map(|stamp| decode_age(stamp, now_us))
         .collect::<Result<_, _>>()?;
     let vid = input.vid()?;
-    let recent = decode_vids(vid, Reader(input.bytes()?))?;
+    let recent = decode_vids(vid, input.bytes()?)?;
     let value = Bytes::copy_from_slice(input.bytes()?);
     Ok(Record { promise, ballot, value, vid, recent, ages, copied, listed, guard, place })
 }
@@ -276,15 +277,20 @@ impl Shown {
 }
 
 /// The vids that `vids_after` wrote.
-fn decode_vids(first: Ballot, mut input: Reader<'_>) -> Result<Vec<Ballot>, Malformed> {
+fn decode_vids(first: Ballot, mut input: &[u8]) -> Result<Vec<Ballot>, Malformed> {
     let mut vids = Vec::with_capacity(limits::RECENT_MAX);
     let mut before = first;
-    while !input.0.is_empty() {
-        let distance = input.number()?;
-        let (last, half) = (before.token.get(), distance / 2);
-        let token = if distance % 2 == 1 { last.checked_add(half + 1) } else { last.checked_sub(half) };
+    while !input.is_empty() {
+        let marked = prost::encoding::decode_varint(&mut input).map_err(|_| Malformed("vid expected"))?;
+        let (last, distance) = (before.token.get(), marked >> 2);
+        let is_higher = marked & HIGHER != 0;
+        let token = if is_higher { last.checked_add(distance) } else { last.checked_sub(distance) };
         let token = token.and_then(Token::new).ok_or(Malformed("token out of range"))?;
-        let proposer = if input.is_false() { before.proposer } else { input.proposer()? };
+        let mut proposer = before.proposer;
+        if marked & OTHER != 0 {
+            let (bytes, rest) = input.split_first_chunk().ok_or(Malformed("proposer expected"))?;
+            (proposer, input) = (ProposerId(u64::from_be_bytes(*bytes)), rest);
+        }
         before = Ballot { token, proposer };
         vids.push(before);
     }
@@ -323,7 +329,7 @@ mod tests {
         fn no_record_makes_the_decoder_panic(bytes: Vec<u8>) {
             let _ = decode_record(&bytes, 0);
             let _ = show(&bytes.clone().into());
-            let _ = decode_vids(Ballot::ZERO, Reader(&bytes));
+            let _ = decode_vids(Ballot::ZERO, &bytes);
         }
 
         #[test]
@@ -337,7 +343,7 @@ mod tests {
                 .collect();
             let first = ballots.first().copied().unwrap_or(Ballot::ZERO);
             let written = vids_after(first, &ballots);
-            assert_eq!(decode_vids(first, Reader(&written)), Ok(ballots));
+            assert_eq!(decode_vids(first, &written), Ok(ballots));
         }
     }
 }

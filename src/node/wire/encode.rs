@@ -38,6 +38,10 @@ const PLACES: u8 = 8;
 const HINTS: u8 = 16;
 const STAMPS: u8 = 32;
 
+// Marks of a vid after another.
+pub(super) const HIGHER: u64 = 1;
+pub(super) const OTHER: u64 = 2;
+
 /// The slot of the member list's record; those of a batch's keys come after the three that are always read.
 const MEMBERS_SLOT: usize = 2;
 const FIRST_SLOT: usize = 4;
@@ -295,23 +299,22 @@ fn encode_accept(out: &mut Writer, accept: &Accept) {
     out.number(accept.announce.into()).bytes(wake.join(" ").as_bytes());
 }
 
-/// Vids after one that is known: each as its token's distance from the one before, doubled, and less one where it is higher;
-/// and its proposer where that is another. A server hashes every byte of a record several times, and most vids are of one
-/// daemon and made in a row.
+/// Vids after one that is known. Each is a varint, as in Protocol Buffers, of its token's distance from the one before, times
+/// four, with [`HIGHER`] where it is higher and [`OTHER`] where its proposer is another; that follows then. A server hashes
+/// every byte of a record several times, and most vids are of one daemon and made in a row.
 pub(super) fn vids_after(first: Ballot, vids: &[Ballot]) -> Vec<u8> {
-    let mut out = Writer(Vec::with_capacity(4 * vids.len()));
+    let mut out = Vec::with_capacity(4 * vids.len());
     let mut before = first;
     for vid in vids {
         let (token, last) = (vid.token.get(), before.token.get());
-        out.number(if token > last { 2 * (token - last) - 1 } else { 2 * (last - token) });
-        if vid.proposer == before.proposer {
-            out.nothing();
-        } else {
-            out.bytes(&vid.proposer.0.to_be_bytes());
+        let marks = u64::from(token > last) * HIGHER | u64::from(vid.proposer != before.proposer) * OTHER;
+        prost::encoding::encode_varint(token.abs_diff(last) << 2 | marks, &mut out);
+        if vid.proposer != before.proposer {
+            out.extend_from_slice(&vid.proposer.0.to_be_bytes());
         }
         before = *vid;
     }
-    out.0
+    out
 }
 
 /// "Absent" travels as the empty string, so that a fresh node's list and the wish to go by none look alike.
@@ -389,6 +392,6 @@ mod tests {
     fn absent_travels_as_the_empty_string() {
         let read = Operation::Read { key: RegisterKey::members() }.encode();
         let batch = encode(Ballot::ZERO, [&read].into_iter());
-        assert_eq!(&batch[..], &[0xa0, 0, 1, 0, READ, MEMBERS_SLOT as u8]);
+        assert_eq!(&batch[..], &[0xa0, 0, 1, PROMISES, READ, MEMBERS_SLOT as u8]);
     }
 }

@@ -369,7 +369,7 @@ mod switched {
                 Mutant::GateOpen => {
                     (Batch, "if own_list == '' or list_vid ~= own_list then", "if own_list == '' then")
                 }
-                Mutant::ServesWithoutMemory => (Batch, "if node[NODE_MEMORY] == '' then", "if false then"),
+                Mutant::ServesWithoutMemory => (Batch, "if memory == '' then", "if false then"),
                 Mutant::PrepareByBallot => (
                     Batch,
                     "if token > promised then",
@@ -408,7 +408,7 @@ mod switched {
                 }
                 Mutant::MergeUnmarked => (Batch, "record[COPIED] = 1", "record[COPIED] = 0"),
                 Mutant::MergeKeepsTimes => (Batch, "record[STAMPS] = started_anew(record[STAMPS])", ""),
-                Mutant::ServesWhileJoining => (Batch, "if node[NODE_PHASE] ~= SERVING then", "if false then"),
+                Mutant::ServesWhileJoining => (Batch, "if phase ~= SERVING then", "if false then"),
                 Mutant::ForgetsWithoutFloor => {
                     (Batch, "raise_floor(record[PROMISE_TOKEN], record[PROMISE_PROPOSER])", "")
                 }

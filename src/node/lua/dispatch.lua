@@ -46,4 +46,4 @@ while begun < operation_count do
 end
 flush(true)
 local writes = wrote and redis.call('INCR', WRITES_KEY) or 0
-return cmsgpack.pack({ BATCH_DONE, node[NODE_MEMORY], own_list, now_us, answers, writes })
+return cmsgpack.pack({ BATCH_DONE, memory, own_list, now_us, answers, writes })

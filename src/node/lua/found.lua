@@ -14,6 +14,6 @@ UPKEEP[FOUND] = function(operation)
     return { CONFLICT, list[PROMISE_TOKEN], list[PROMISE_PROPOSER] }
   end
   node[NODE_MEMORY] = memory
-  redis.call('SET', NODE_KEY, cmsgpack.pack(node))
+  store_node()
   return ACCEPTED
 end

@@ -4,15 +4,16 @@
 -- How the batch as a whole went.
 local BATCH_DONE, BATCH_NO_RECORD, BATCH_FOREIGN = 0, 1, 2
 
-local node
+local memory, phase
 do
-  local raw = raws[NODE_SLOT]
-  if not raw then
+  if not raws[NODE_SLOT] then
     -- FLUSHALL since the handshake: the memory is gone with the record.
     return cmsgpack.pack({ BATCH_NO_RECORD })
   end
-  node = cmsgpack.unpack(raw)
-  if node[NODE_FORMAT] ~= FORMAT or node[NODE_CLUSTER] ~= CLUSTER or node[NODE_INDEX] ~= INDEX then
+  local _, format, cluster, index
+  -- Past the byte that begins an array: a table is made of it only where there is upkeep.
+  _, format, cluster, _, index, _, memory, _, _, phase = unpack_limit(raws[NODE_SLOT], NODE_PHASE, 1)
+  if format ~= FORMAT or cluster ~= CLUSTER or index ~= INDEX then
     return cmsgpack.pack({ BATCH_FOREIGN })
   end
 end
@@ -28,10 +29,10 @@ local function closed()
   if own_list == '' or list_vid ~= own_list then
     return GATED
   end
-  if node[NODE_MEMORY] == '' then
+  if memory == '' then
     return NOT_SERVING
   end
-  if node[NODE_PHASE] ~= SERVING then
+  if phase ~= SERVING then
     return NOT_SERVING
   end
 end

@@ -11,9 +11,10 @@ local function refused()
   return { CONFLICT, 0, NO_PROPOSER }
 end
 
-local function store_node()
+-- The join has moved.
+local function store_moved_node()
   node[NODE_MOVED] = now_us
-  redis.call('SET', NODE_KEY, cmsgpack.pack(node))
+  store_node()
 end
 
 -- A recovery's merges are over as soon as anything else is promised on the list.
@@ -48,7 +49,7 @@ UPKEEP[BEGIN_JOIN] = function(operation)
     drop_floor()
     redis.call('UNLINK', WRITES_KEY)
   end
-  store_node()
+  store_moved_node()
   return ACCEPTED
 end
 
@@ -64,7 +65,7 @@ local function wipe()
   if page[1] == '0' then
     node[NODE_PHASE] = MERGING
   end
-  store_node()
+  store_moved_node()
 end
 
 local function started_anew(stamps)
@@ -113,7 +114,7 @@ UPKEEP[MERGE] = function(operation)
     merge_record(rows[i], rows[i + 1])
   end
   node[NODE_MERGED] = node[NODE_MERGED] + #rows / 2
-  store_node()
+  store_moved_node()
   return ACCEPTED
 end
 
@@ -126,6 +127,6 @@ UPKEEP[END_JOIN] = function(operation)
     return refused()
   end
   node[NODE_PHASE], node[NODE_RECOVERY], node[NODE_ASIDE] = SERVING, false, ''
-  store_node()
+  store_moved_node()
   return ACCEPTED
 end

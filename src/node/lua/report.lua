@@ -51,7 +51,7 @@ UPKEEP[REPORT] = function(operation)
   -- Ahead of the clock, which was set back since: the time starts anew, or a join that stands still would seem to have
   -- just moved until the clock has caught up.
   if node[NODE_MOVED] > now_us then
-    store_node()
+    store_moved_node()
   end
   local writes, moved = tonumber(redis.call('GET', WRITES_KEY) or 0), now_us - node[NODE_MOVED]
   return { REPORTED, answer, node[NODE_ASIDE], writes, node[NODE_PHASE], node[NODE_MERGED], moved }

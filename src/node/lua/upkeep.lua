@@ -1,5 +1,13 @@
 -- What the operations of upkeep share.
 
+local node = cmsgpack.unpack(raws[NODE_SLOT])
+
+-- The memory and the phase count from the next operation on.
+local function store_node()
+  redis.call('SET', NODE_KEY, cmsgpack.pack(node))
+  memory, phase = node[NODE_MEMORY], node[NODE_PHASE]
+end
+
 -- One record by its key, as a table and as it is stored.
 local function load_record(key)
   local raw = redis.call('GET', RECORDS .. key)

@@ -384,7 +384,7 @@ mod switched {
                 Mutant::RestartUnnoticed => (Hello, "and node[5] ~= run_id then", "and false then"),
                 Mutant::StampsInheritTime => (
                     Batch,
-                    "return name .. digits_of_now()",
+                    "return name .. (now_as_digits or digits_of_now())",
                     "return name .. (not at and held ~= '' and string.sub(held, 18, 33) or digits_of_now())",
                 ),
                 Mutant::StampsRestart => {

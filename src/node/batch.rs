@@ -516,11 +516,16 @@ mod tests {
             self.under_way()
         }
 
+        /// The first call comes to this.
+        fn comes_to(&mut self, reply: Result<Bytes, CallError>) {
+            let call = self.stage.calls.lock().unwrap().remove(0);
+            call.send(reply).unwrap();
+            self.pool.run_until_stalled();
+        }
+
         /// The first call fails. How many operations learn of it.
         fn ends(&mut self) -> usize {
-            let call = self.stage.calls.lock().unwrap().remove(0);
-            call.send(Err(CallError::Lost("as told".into()))).unwrap();
-            self.pool.run_until_stalled();
+            self.comes_to(Err(CallError::Lost("as told".into())));
             let mut replies = VecDeque::new();
             self.replies.take_all(&mut replies);
             replies.len()
@@ -557,18 +562,37 @@ mod tests {
         assert_eq!((play.ends(), play.ends(), play.ends()), (2, 1, 4));
     }
 
+    /// What the script returns where one operation was answered so.
+    fn reply_of(answer: &[u8]) -> Bytes {
+        let no_vid = 0xa0;
+        [&[0x96, 0, no_vid, no_vid, 0, 0x91][..], answer, &[0]].concat().into()
+    }
+
     #[test]
-    fn who_waits_for_several_answers_is_told_at_once_that_one_will_not_come() {
-        let mut play = Play::new();
-        play.comes(1);
-        let heard = {
-            let replies = std::mem::replace(&mut play.replies, Inbox::with_capacity(0));
-            play.pool.spawner().spawn_local_with_handle(async move { replies.next(3).await }).unwrap()
-        };
-        play.pool.run_until_stalled();
-        play.ends();
-        let heard = heard.now_or_never().expect("it was woken").expect("there is one");
-        assert!(matches!(heard.delivery, Delivery::Lost(_)), "{heard:?}");
+    fn who_waits_for_several_answers_is_told_at_once_that_one_is_of_no_use() {
+        let failed = [0x92, 9, 0xa1, b'x'];
+        for (reply, at_once) in [
+            (Err(CallError::Lost("as told".into())), true),
+            (Err(CallError::Unsent("as told".into())), true),
+            (Ok(reply_of(&[8])), true),
+            (Ok(reply_of(&failed)), true),
+            // Accepted, and no record.
+            (Ok(reply_of(&[1])), false),
+            (Ok(reply_of(&[0x92, 2, 0xc2])), false),
+        ] {
+            let mut play = Play::new();
+            play.comes(1);
+            let heard = {
+                let replies = std::mem::replace(&mut play.replies, Inbox::with_capacity(0));
+                play.pool.spawner().spawn_local_with_handle(async move { replies.next(3).await }).unwrap()
+            };
+            play.pool.run_until_stalled();
+            play.comes_to(reply.clone());
+            let heard = heard.now_or_never().map(|reply| reply.expect("there is one").delivery);
+            assert_eq!(heard.is_some(), at_once, "{reply:?}: {heard:?}");
+            let was_answered = heard.as_ref().is_none_or(|heard| matches!(heard, Delivery::Answered { .. }));
+            assert_eq!(was_answered, reply.is_ok(), "{heard:?}");
+        }
     }
 
     fn queued(list: u64, bytes: usize) -> Queued {

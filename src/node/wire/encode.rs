@@ -307,9 +307,10 @@ pub(super) fn vids_after(first: Ballot, vids: &[Ballot]) -> Vec<u8> {
     let mut before = first;
     for vid in vids {
         let (token, last) = (vid.token.get(), before.token.get());
-        let marks = u64::from(token > last) * HIGHER | u64::from(vid.proposer != before.proposer) * OTHER;
-        prost::encoding::encode_varint(token.abs_diff(last) << 2 | marks, &mut out);
-        if vid.proposer != before.proposer {
+        let is_other = vid.proposer != before.proposer;
+        let marks = u64::from(token > last) * HIGHER + u64::from(is_other) * OTHER;
+        prost::encoding::encode_varint((token.abs_diff(last) << 2) | marks, &mut out);
+        if is_other {
             out.extend_from_slice(&vid.proposer.0.to_be_bytes());
         }
         before = *vid;

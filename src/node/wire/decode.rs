@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use unsigned_varint::decode as varint;
 
 use super::encode::{HIGHER, OTHER};
 use crate::ids::{MemoryId, ProposerId};
@@ -281,7 +282,8 @@ fn decode_vids(first: Ballot, mut input: &[u8]) -> Result<Vec<Ballot>, Malformed
     let mut vids = Vec::with_capacity(limits::RECENT_MAX);
     let mut before = first;
     while !input.is_empty() {
-        let marked = prost::encoding::decode_varint(&mut input).map_err(|_| Malformed("vid expected"))?;
+        let (marked, after) = varint::u64(input).map_err(|_| Malformed("vid expected"))?;
+        input = after;
         let (last, distance) = (before.token.get(), marked >> 2);
         let is_higher = marked & HIGHER != 0;
         let token = if is_higher { last.checked_add(distance) } else { last.checked_sub(distance) };

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use unsigned_varint::encode as varint;
 
 use crate::mutant::{self, Mutant};
 use crate::node::keyspace::{KIND_ITEM, RECORD_PREFIX};
@@ -299,7 +300,7 @@ fn encode_accept(out: &mut Writer, accept: &Accept) {
     out.number(accept.announce.into()).bytes(wake.join(" ").as_bytes());
 }
 
-/// Vids after one that is known. Each is a varint, as in Protocol Buffers, of its token's distance from the one before, times
+/// Vids after one that is known. Each is a varint (LEB128) of its token's distance from the one before, times
 /// four, with [`HIGHER`] where it is higher and [`OTHER`] where its proposer is another; that follows then. A server hashes
 /// every byte of a record several times, and most vids are of one daemon and made in a row.
 pub(super) fn vids_after(first: Ballot, vids: &[Ballot]) -> Vec<u8> {
@@ -309,7 +310,8 @@ pub(super) fn vids_after(first: Ballot, vids: &[Ballot]) -> Vec<u8> {
         let (token, last) = (vid.token.get(), before.token.get());
         let is_other = vid.proposer != before.proposer;
         let marks = u64::from(token > last) * HIGHER + u64::from(is_other) * OTHER;
-        prost::encoding::encode_varint((token.abs_diff(last) << 2) | marks, &mut out);
+        let marked = (token.abs_diff(last) << 2) | marks;
+        out.extend_from_slice(varint::u64(marked, &mut varint::u64_buffer()));
         if is_other {
             out.extend_from_slice(&vid.proposer.0.to_be_bytes());
         }

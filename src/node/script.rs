@@ -39,7 +39,7 @@ pub fn batch(identity: &Identity, index: NodeIndex) -> String {
         include_str!("lua/report.lua"),
         "end\nlocal QUEUES = {}\nif wanted % (2 * QUEUES_BIT) >= QUEUES_BIT then",
         include_str!("lua/queue.lua"),
-        "end\nlocal run_alone\nif wanted % (2 * QUEUES_BIT) >= 1 then",
+        "end\nlocal run_alone\nif wanted % (2 * QUEUES_BIT) >= UPKEEP_BIT then",
         include_str!("lua/alone.lua"),
         "end",
         include_str!("lua/dispatch.lua"),

@@ -69,6 +69,21 @@ async fn record_of(connection: &Connection, key: &str) -> Option<Record> {
     }
 }
 
+pub(super) async fn a_join_shuts_and_opens_the_gate_for_what_follows_in_its_batch(subject: &dyn Subject) {
+    let connection = member(subject).await;
+    connection.ungated(list(joining_list())).await;
+    let put = |token| put("a", ballot(token, 1), "x");
+    let prepare = Operation::Prepare { key: lock("b"), ballot: ballot(30, 1), soft: false };
+    let batch = [put(20), begin(joining_list(), JOINER, None), put(21), prepare, read("a")];
+    let (_, _, answers) = connection.done(joining_list(), &batch).await;
+    let [accepted, not_serving] = [Answer::Accepted, Answer::NotServing].map(Some);
+    assert_eq!(answers[..2], [accepted.clone(), accepted.clone()]);
+    assert_eq!(answers[2..], [not_serving.clone(), not_serving.clone(), not_serving]);
+    assert_eq!(merged(&connection, merge(JOINER, Ballot::ZERO, &[])).await.0, Answer::Accepted);
+    let (_, _, answers) = connection.done(joining_list(), &[end(JOINER), put(22)]).await;
+    assert_eq!(answers, [accepted.clone(), accepted]);
+}
+
 pub(super) async fn a_join_begins_under_its_own_list_only(subject: &dyn Subject) {
     let connection = subject.connect(ProposerId(1)).await;
     for nowhere in [Ballot::ZERO, joining_list()] {

@@ -308,6 +308,23 @@ pub(super) async fn items_leave_the_sets_that_they_stand_in_whatever_their_recor
     assert_eq!(sets(subject), items.map(|(order, id)| ('x', member(order, id), 0)));
 }
 
+pub(super) async fn what_fails_half_way_leaves_nothing_to_those_after_it(subject: &dyn Subject) {
+    let connection = super::member(subject).await;
+    connection.stand(ballot(1, 1), 'x', 1, "a", Duration::ZERO).await;
+    // The index is no set any more, and nothing can be taken out of it.
+    let done = format!("majorityd:i:qx:{QUEUE}");
+    subject.put(done.as_bytes(), Entry::Bytes("none of ours".into()));
+    let gone = Forgotten { key: item("a"), ballot: ballot(1, 1), promise: ballot(1, 1).token };
+    let batch = [
+        Operation::Forget { records: vec![gone] },
+        Operation::Accept(Arc::new(standing(ballot(2, 1), 'r', 2, "b", Duration::ZERO))),
+    ];
+    let (_, _, answers) = connection.done(founding(), &batch).await;
+    assert!(matches!(answers[0], Some(Answer::Failed { .. })), "{answers:?}");
+    assert_eq!(answers[1], Some(Answer::Accepted));
+    assert_eq!(sets(subject), [('r', member(2, "b"), 0)]);
+}
+
 pub(super) async fn what_is_due_is_ready_by_the_clock_of_the_node(subject: &dyn Subject) {
     let connection = super::member(subject).await;
     let seconds = Duration::from_secs;

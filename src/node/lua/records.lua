@@ -7,7 +7,7 @@ local payload = ARGV[1]
 local at, list_vid, key_count, operation_count, wanted = unpack_limit(payload, 4, 0)
 
 -- Making functions is a good part of what a small batch costs, so those that not every batch wants are made only for those
--- that do: operations of upkeep, those about a queue as a whole, promises, the places of items, hints, and stamps.
+-- that do: operations of upkeep, those about a queue as a whole, reads and promises, the places of items, hints, and stamps.
 local UPKEEP_BIT, QUEUES_BIT, PROMISES_BIT, PLACES_BIT, HINTS_BIT, STAMPS_BIT = 1, 2, 4, 8, 16, 32
 
 -- What is read has a slot: the node record, the list's record, the floor, and then the keys of the batch.

@@ -8,7 +8,10 @@ use crate::register::leases::Recovering;
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// The lease id does not hold the lock (any more): it was released, forced, taken over or passed to somebody else.
-    #[error("the lease on {name} is lost: it was released, or somebody else has had the lock since")]
+    /// Or too many servers lost their memory at once, and it with that: what is absent does not tell why.
+    #[error(
+        "the lease on {name} is lost: it was released, somebody else has had the lock since, or a recovery of the cluster did not find it"
+    )]
     LeaseLost {
         /// Which lock.
         name: LockName,

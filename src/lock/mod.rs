@@ -128,7 +128,8 @@ pub struct TokenCheck {
 pub enum LostReason {
     /// It ran out before it could be extended.
     Expired,
-    /// Somebody else has the lock, or it was released with the lease id, or taken over by the same owner.
+    /// Somebody else has the lock, or it was released with the lease id, or taken over by the same owner; or a
+    /// recovery of the cluster did not find it.
     Replaced,
     /// An operator released it.
     Forced,

@@ -103,6 +103,24 @@ fn an_attempt_of_which_nobody_can_tell_goes_on_in_line_under_the_same_lease_id()
     assert!(stage.acquire(&b, "y", 60, 0).lease().is_some(), "what was released is free");
 }
 
+/// Nothing that was sent later tells of it: that the first attempt may have got the lock is known by its mark alone.
+#[test]
+fn what_the_first_attempt_may_have_got_is_undone_though_no_other_was_sent() {
+    let stage = Stage::on(Table::laid(3));
+    let a = freed(&stage);
+    let b = stage.daemon(2, RIGHT);
+    keep_replies(&a);
+    let x = stage.acquire(&a, "x", 300, 90);
+    (0..3).for_each(|node| a.way(node, Way::Cut));
+    stage.pass(10_000);
+    assert_eq!(a.locks.waiters(), 1, "it has tried, and does not know");
+    x.go_away(&stage);
+    open(&stage, &a);
+    let y = stage.acquire(&b, "y", 60, 0);
+    stage.pass(1_000);
+    assert!(y.lease().is_some(), "the lock is held for one who went away");
+}
+
 #[test]
 fn what_a_client_that_went_away_meanwhile_acquired_is_undone() {
     for milliseconds in [0, 20_000] {

@@ -141,6 +141,8 @@ fn what_fails_comes_again() {
 #[test]
 fn a_command_that_can_not_be_run_ends_the_worker() {
     let stage = Stage::new(LONG);
+    // A daemon that hears late that no more items are wanted must not hand out again what is given back.
+    stage.fake.hears_late.store(true, Ordering::SeqCst);
     for id in ["a", "b"] {
         stage.fake.put(id, "x");
     }
@@ -230,9 +232,11 @@ fn an_item_that_is_lost_is_let_go() {
     let stage = Stage::new(LONG);
     stage.fake.put("a", "x");
     let script = "trap 'touch ended' EXIT; trap 'exit 0' TERM; touch started; while :; do sleep 0.02; done";
-    let child = stage.work(&["--once"], script).spawn().unwrap();
+    let child = stage.work(&[], script).spawn().unwrap();
     stage.until_there("started");
     stage.fake.steal("a");
+    stage.until_there("ended");
+    signal(&child, Signal::TERM);
     let (code, text) = told(child.wait_with_output().unwrap());
     assert_eq!(code, 0, "{text}");
     assert!(stage.path("ended").exists() && text.contains("was ended with its lease"), "{text}");

@@ -4,13 +4,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::channel::mpsc::{UnboundedSender, unbounded};
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use majorityd::proto::v1;
 use majorityd::proto::v1::consume_request::Command;
 use majorityd::proto::v1::consume_response::{Event, Lost, Settled, settled};
@@ -50,6 +51,8 @@ pub struct FakeQueue {
     pub not_extending: AtomicBool,
     /// Acks on the stream are answered with an error.
     pub not_settling: AtomicBool,
+    /// What is said on a stream after the first message is heard a while later.
+    pub hears_late: AtomicBool,
     /// Streams that were opened, ack and nack calls, and extensions.
     pub streams: AtomicU64,
     pub calls: AtomicU64,
@@ -68,6 +71,7 @@ impl FakeQueue {
             refusing: AtomicBool::default(),
             not_extending: AtomicBool::default(),
             not_settling: AtomicBool::default(),
+            hears_late: AtomicBool::default(),
             streams: AtomicU64::default(),
             calls: AtomicU64::default(),
             extensions: AtomicU64::default(),
@@ -236,8 +240,16 @@ impl Shared {
         let first = commands.message().await.ok().flatten().and_then(|first| first.command);
         let Some(Command::Open(open)) = first else { return };
         let most = usize::try_from(open.max_in_flight.unwrap_or(1)).unwrap();
+        let hears_late = self.0.hears_late.load(Ordering::SeqCst);
+        let commands = commands.map(Some).chain(stream::iter([None])).then(async |command| {
+            if hears_late {
+                let clock = majorityd::runtime::system::runtime().clock;
+                clock.sleep_until(clock.now() + Duration::from_millis(200)).await;
+            }
+            command
+        });
+        let mut commands = pin!(commands.filter_map(async |command| command));
         let mut in_flight: Vec<v1::ItemLease> = Vec::new();
-        let mut commands = Some(commands);
         let mut changed = self.0.changed.subscribe();
         let mut broken = self.0.broken.subscribe();
         let tell = |event| say.unbounded_send(Ok(v1::ConsumeResponse { event: Some(event) })).is_ok();
@@ -249,30 +261,16 @@ impl Shared {
                 }
                 held
             });
-            while commands.is_some() && in_flight.len() < most {
-                let Some(item) = self.0.lease() else { break };
-                in_flight.push(v1::ItemLease { id: item.id.clone(), lease_id: item.lease_id.clone() });
-                if !tell(Event::Item(item)) {
-                    return;
-                }
-            }
-            if commands.is_none() && in_flight.is_empty() {
-                return;
-            }
-            let next = async {
-                match &mut commands {
-                    Some(commands) => commands.message().await,
-                    None => std::future::pending().await,
-                }
-            };
+            let wants_more = in_flight.len() < most;
+            // What the client has said comes first, as at a daemon: who has closed its side gets no more items.
             tokio::select! {
+                biased;
                 _ = broken.changed() => {
                     say.unbounded_send(Err(Status::unavailable("told to break"))).ok();
                     return;
                 }
-                _ = changed.changed() => {}
-                command = next => match command {
-                    Ok(Some(command)) => {
+                command = commands.next() => match command {
+                    Some(Ok(command)) => {
                         let (lease, nack) = match command.command.unwrap() {
                             Command::Ack(lease) => (lease, None),
                             Command::Nack(nack) => {
@@ -293,9 +291,16 @@ impl Shared {
                         };
                         tell(Event::Settled(Settled { lease: Some(lease), result: Some(result) }));
                     }
-                    Ok(None) => commands = None,
-                    Err(_) => return,
+                    // All that was settled is answered by now.
+                    None | Some(Err(_)) => return,
                 },
+                Some(item) = async { self.0.lease() }, if wants_more => {
+                    in_flight.push(v1::ItemLease { id: item.id.clone(), lease_id: item.lease_id.clone() });
+                    if !tell(Event::Item(item)) {
+                        return;
+                    }
+                }
+                _ = changed.changed() => {}
             }
         }
     }

@@ -111,6 +111,11 @@ impl Link {
         matches!(self, Self::Up(_))
     }
 
+    /// Whether the daemon has yet to hear, or to say that it has heard, that no more items are wanted.
+    pub(super) fn is_closing(&self) -> bool {
+        matches!(self, Self::Up(opened) if opened.commands.is_none())
+    }
+
     pub(super) fn is_gone(&self) -> bool {
         matches!(self, Self::Gone)
     }

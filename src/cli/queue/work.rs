@@ -46,7 +46,8 @@ use crate::runtime::{Moment, Runtime, system};
 /// Pause between two looks whether a queue is drained. It is, when two in a row find nothing ready: counts are near, and
 /// not exact, while things change.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(500);
-/// How long the end waits, once nothing is left to do, for items that were under way when the stream was closed.
+/// How long a daemon has to end a stream that was closed: the end waits so long for items that were under way, and so does
+/// what is told by calls: what is given back before the daemon knows that no more is wanted may come on the stream again.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
 /// How often a verdict is told at least before it is given up because its lease has run out.
 const SETTLE_ATTEMPTS: u32 = 3;
@@ -113,6 +114,8 @@ struct Worker {
     /// Streams that were opened; numbers them.
     streams: u64,
     stop: Option<Stop>,
+    /// When the stream was closed, if it was.
+    closed_at: Moment,
     /// Signals that came.
     signalled: u32,
     /// When something happened last.
@@ -163,6 +166,7 @@ impl Worker {
             taken: 0,
             streams: 0,
             stop: None,
+            closed_at: now,
             signalled: 0,
             touched: now,
             empty_looks: 0,
@@ -215,8 +219,12 @@ impl Worker {
         if self.stop != Some(Stop::Ended) {
             self.stop = Some(why);
         }
-        self.link.close();
-        self.touched = self.runtime.clock.now();
+        let now = self.runtime.clock.now();
+        if !self.link.is_closing() {
+            self.link.close();
+            self.closed_at = now;
+        }
+        self.touched = now;
         // What was sent on the stream may be answered still; nothing more can be sent there.
         if why == Stop::Ended {
             for key in self.keys_where(|job| matches!(job.state, State::Waiting)) {
@@ -347,7 +355,8 @@ impl Worker {
         let due = |settling: &Settling| !settling.on_stream && !settling.asked && settling.try_at <= now;
         let due = |job: &Job| matches!(&job.state, State::Settling(settling) if due(settling));
         let keys = self.keys_where(due);
-        if keys.is_empty() || !self.calls.may_settle() {
+        let closing = self.link.is_closing() && now < self.closed_at + CLOSE_GRACE;
+        if keys.is_empty() || closing || !self.calls.may_settle() {
             return;
         }
         let keys = &keys[..keys.len().min(limits::BATCH_ITEMS_MAX)];

@@ -4,17 +4,22 @@ use std::collections::HashMap;
 use std::pin::pin;
 use std::time::Duration;
 
-use futures::future::{AbortHandle, Aborted, abortable};
+use futures::future::{AbortHandle, Aborted, Either, abortable, select};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use tokio::sync::mpsc;
-use tonic::Status;
+use tonic::{Status, Streaming};
 
 use super::{Client, ClientError, is_elsewhere};
 use crate::proto::v1;
 use crate::proto::v1::consume_request::{Command, Open};
 use crate::proto::v1::consume_response::Event;
 use crate::proto::v1::queue_service_client::QueueServiceClient;
+
+/// How long a daemon has to end a stream that was closed, and to take back what was not begun.
+const PARTING: Duration = Duration::from_secs(2);
+/// Items that one `Nack` takes, by its `.proto` file.
+const NACK_MAX: usize = 1_000;
 
 /// A handler could not do what the item asks for: it comes again, or is set aside after the queue's last attempt.
 #[derive(Clone, Debug)]
@@ -42,7 +47,8 @@ enum End {
 impl Client {
     /// Works on the items of a queue until `stop` completes, and then until those in flight are done. `handler` is called for each
     /// item, for up to `max_in_flight` at a time; an item is acked if it succeeds. The future of a handler whose item was lost is
-    /// dropped. An item may come more than once: what a handler does should bear that, or check `fencing_token`.
+    /// dropped. What comes when it is stopping is given back at the end, and that counts as an attempt. An item may come more
+    /// than once: what a handler does should bear that, or check `fencing_token`.
     ///
     /// # Errors
     /// [`ClientError::Call`] for what no other daemon would answer better. What was in flight comes again.
@@ -98,8 +104,14 @@ impl Client {
         let mut handles: HashMap<String, AbortHandle> = HashMap::new();
         // Items whose ack or nack has not been answered.
         let mut unsettled = 0_usize;
+        // What came when the worker was to stop. Given back at once it would come again here, where it is waited for, and be
+        // dead after a few turns.
+        let mut unbegun = Vec::new();
         loop {
             if *stopping && work.is_empty() && unsettled == 0 {
+                drop(commands);
+                self.end(&mut events, &mut unbegun).await;
+                self.give_back(turn, queue, unbegun).await;
                 return Ok(End::Stopped);
             }
             let event = tokio::select! {
@@ -108,7 +120,7 @@ impl Client {
                     handles.remove(&lease.lease_id);
                     match outcome {
                         Ok(Ok(())) => say(Command::Ack(lease)),
-                        Ok(Err(refused)) => say(nack(lease, refused)),
+                        Ok(Err(refused)) => say(Command::Nack(nack(lease, refused))),
                         // Lost: somebody else has the item.
                         Err(Aborted) => continue,
                     }
@@ -123,12 +135,9 @@ impl Client {
             };
             match event.map(|event| event.event) {
                 Some(Some(Event::Item(item))) => {
-                    let lease = v1::ItemLease { id: item.id.clone(), lease_id: item.lease_id.clone() };
+                    let lease = lease_of(&item);
                     if *stopping {
-                        let refused =
-                            Refused { reason: "the worker stops".into(), delay: Some(Duration::ZERO) };
-                        say(nack(lease, refused));
-                        unsettled += 1;
+                        unbegun.push(lease);
                         continue;
                     }
                     let (running, handle) = abortable(handler(item));
@@ -146,13 +155,49 @@ impl Client {
             }
         }
     }
+
+    /// Waits for the end of a stream that was closed. What comes still has been under way.
+    async fn end(&self, events: &mut Streaming<v1::ConsumeResponse>, unbegun: &mut Vec<v1::ItemLease>) {
+        let rest = async {
+            while let Ok(Some(event)) = events.message().await {
+                if let Some(Event::Item(item)) = event.event {
+                    unbegun.push(lease_of(&item));
+                }
+            }
+        };
+        self.in_time(rest).await;
+    }
+
+    /// What can't be given back comes again when its lease is over.
+    async fn give_back(&self, turn: usize, queue: &str, leases: Vec<v1::ItemLease>) {
+        let mut queues = QueueServiceClient::new(self.connection(turn));
+        for leases in leases.chunks(NACK_MAX) {
+            let refused = || Refused { reason: "the worker stops".into(), delay: Some(Duration::ZERO) };
+            let items = leases.iter().map(|lease| nack(lease.clone(), refused())).collect();
+            self.in_time(queues.nack(v1::NackRequest { queue: queue.to_owned(), items })).await;
+        }
+    }
+
+    /// Gives up on what takes too long: a daemon that does not answer must not keep who wants to stop.
+    async fn in_time<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let clock = &self.runtime.clock;
+        let limit = clock.sleep_until(clock.now() + PARTING);
+        match select(pin!(work), limit).await {
+            Either::Left((done, _)) => Some(done),
+            Either::Right(_) => None,
+        }
+    }
 }
 
-fn nack(lease: v1::ItemLease, refused: Refused) -> Command {
-    Command::Nack(v1::ItemNack {
+fn lease_of(item: &v1::ReservedItem) -> v1::ItemLease {
+    v1::ItemLease { id: item.id.clone(), lease_id: item.lease_id.clone() }
+}
+
+fn nack(lease: v1::ItemLease, refused: Refused) -> v1::ItemNack {
+    v1::ItemNack {
         id: lease.id,
         lease_id: lease.lease_id,
         delay: refused.delay.and_then(super::to_proto),
         reason: refused.reason,
-    })
+    }
 }

@@ -7,6 +7,7 @@ pub mod example;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use majorityd::client::{Client, ClientError, LockOptions, Loss, Refused};
 use majorityd::proto::v1;
 use majorityd::proto::v1::ItemState;
@@ -131,6 +132,54 @@ async fn a_worker_settles_items_and_goes_on_at_another_daemon() {
     stop.send(()).unwrap();
     within(task).await.unwrap().unwrap();
     assert_eq!(*done.lock().unwrap(), ["a", "b", "c"]);
+}
+
+/// What came and is not begun is given back when nothing can hand it out to the same worker once more.
+#[tokio::test]
+async fn a_worker_that_stops_uses_up_no_attempts() {
+    let (_cluster, served, _) = alone().await;
+    let client = client_of(&[&served]);
+    let mut queues = served.queues().await;
+    put(&mut queues, "mail", vec![item("a", "a")]).await;
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let (finish, finished) = tokio::sync::oneshot::channel::<()>();
+    let (hears, heard) = tokio::sync::oneshot::channel::<()>();
+    let task = start(async move {
+        let finished = finished.shared();
+        let handler = |item: v1::ReservedItem| {
+            let finished = finished.clone();
+            async move {
+                assert_eq!(item.id, "a");
+                finished.await.unwrap();
+                Ok(())
+            }
+        };
+        let stop = async {
+            stopped.await.unwrap();
+            hears.send(()).unwrap();
+        };
+        client.work("mail", 4, handler, stop).await
+    });
+    within(async {
+        while look(&mut queues, "mail", "a").await.unwrap().state() != ItemState::Leased {
+            pause().await;
+        }
+    })
+    .await;
+    stop.send(()).unwrap();
+    within(heard).await.unwrap();
+    put(&mut queues, "mail", ["b", "c"].map(|id| item(id, id)).into()).await;
+    // For as long as the worker still works.
+    for _ in 0..50 {
+        pause().await;
+    }
+    finish.send(()).unwrap();
+    within(task).await.unwrap().unwrap();
+    assert_eq!(look(&mut queues, "mail", "a").await.unwrap().state(), ItemState::Done);
+    for id in ["b", "c"] {
+        let rest = look(&mut queues, "mail", id).await.unwrap();
+        assert!(rest.state() == ItemState::Ready && rest.attempts <= 1, "{rest:?}");
+    }
 }
 
 #[tokio::test]

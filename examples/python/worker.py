@@ -85,18 +85,21 @@ def close_when(stopping, ended, commands):
 
 
 def work_on(stub, name, function, item, commands, ended):
+    nack = None
     try:
         function(item)
     except Exception as error:  # noqa: BLE001: whatever it is, the item comes again
         nack = queue_pb2.ItemNack(id=item.id, lease_id=item.lease.lease_id, reason=repr(error)[:1000])
-        commands.put(queue_pb2.ConsumeRequest(nack=nack))
-        return
     if not ended.is_set():
-        commands.put(queue_pb2.ConsumeRequest(ack=item.lease))
+        said = {"nack": nack} if nack else {"ack": item.lease}
+        commands.put(queue_pb2.ConsumeRequest(**said))
         return
-    # The stream is gone, but the lease lasts for a while, and any daemon takes the ack.
+    # The stream is gone, but the lease lasts for a while, and any daemon takes the answer.
     try:
-        stub.Ack(queue_pb2.AckRequest(queue=name, leases=[item.lease]), timeout=5)
+        if nack:
+            stub.Nack(queue_pb2.NackRequest(queue=name, items=[nack]), timeout=5)
+        else:
+            stub.Ack(queue_pb2.AckRequest(queue=name, leases=[item.lease]), timeout=5)
     except grpc.RpcError:
         # It comes again.
         pass

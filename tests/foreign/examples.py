@@ -242,6 +242,21 @@ def scenario_a_worker_is_told_that_an_item_is_lost():
     assert lost == [True]
 
 
+def scenario_what_fails_when_a_worker_stops_is_given_back():
+    stopping = threading.Event()
+
+    def function(item):
+        stopping.set()
+        # The stream is over then.
+        assert item.lost.wait(LIMIT)
+        raise ValueError("too late")
+
+    put("stops", "a")
+    worker.work(queueing(ADDRESS), "stops", function, stopping=stopping)
+    item = state_of("stops", "a")
+    assert item.state != queue_pb2.ITEM_STATE_LEASED and "too late" in item.reason, item
+
+
 async def scenario_asyncio_a_worker_does_each_item_and_loses_one():
     names, done, cancelled = [f"{n:02}" for n in range(20)], [], []
 

@@ -47,7 +47,7 @@ use crate::runtime::{Moment, Runtime, system};
 /// not exact, while things change.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(500);
 /// How long a daemon has to end a stream that was closed: the end waits so long for items that were under way, and so does
-/// what is told by calls: what is given back before the daemon knows that no more is wanted may come on the stream again.
+/// what is given back by calls: before the daemon knows that no more is wanted, it may come on the stream again.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
 /// How often a verdict is told at least before it is given up because its lease has run out.
 const SETTLE_ATTEMPTS: u32 = 3;
@@ -352,11 +352,15 @@ impl Worker {
                 settling.on_stream &= now < settling.try_at + CALL_TIMEOUT;
             }
         }
-        let due = |settling: &Settling| !settling.on_stream && !settling.asked && settling.try_at <= now;
+        let closing = self.link.is_closing() && now < self.closed_at + CLOSE_GRACE;
+        // What is acked comes no more, and its lease may not last that long.
+        let waits = |settling: &Settling| closing && settling.verdict != Verdict::Ack;
+        let due = |settling: &Settling| {
+            !settling.on_stream && !settling.asked && !waits(settling) && settling.try_at <= now
+        };
         let due = |job: &Job| matches!(&job.state, State::Settling(settling) if due(settling));
         let keys = self.keys_where(due);
-        let closing = self.link.is_closing() && now < self.closed_at + CLOSE_GRACE;
-        if keys.is_empty() || closing || !self.calls.may_settle() {
+        if keys.is_empty() || !self.calls.may_settle() {
             return;
         }
         let keys = &keys[..keys.len().min(limits::BATCH_ITEMS_MAX)];
